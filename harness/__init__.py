@@ -1,0 +1,52 @@
+"""A benchmarking and comparison harness for video dataset distillation.
+
+The names below are the whole surface that plugins use; each is imported on first access, so that ``import harness`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Asset": "harness.plugin",
+    "Budget": "harness.budget",
+    "BudgetError": "harness.errors",
+    "Clip": "harness.data.base",
+    "Context": "harness.plugin",
+    "DataError": "harness.errors",
+    "DatasetInfo": "harness.plugin",
+    "DistilledSet": "harness.distilled",
+    "DistilledSetError": "harness.errors",
+    "Item": "harness.data.base",
+    "Split": "harness.data.base",
+    "TaskError": "harness.errors",
+    "TrainingProtocol": "harness.protocol",
+    "asset": "harness.plugin",
+    "dataset": "harness.plugin",
+    "embed_clips": "harness.training",
+    "evaluator": "harness.plugin",
+    "method": "harness.plugin",
+    "normalise": "harness.training",
+    "predict_logits": "harness.training",
+    "train_network": "harness.training",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+if TYPE_CHECKING:
+    from harness.budget import Budget
+    from harness.data.base import Clip, Item, Split
+    from harness.distilled import DistilledSet
+    from harness.errors import BudgetError, DataError, DistilledSetError, TaskError
+    from harness.plugin import Asset, Context, DatasetInfo, asset, dataset, evaluator, method
+    from harness.protocol import TrainingProtocol
+    from harness.training import embed_clips, normalise, predict_logits, train_network

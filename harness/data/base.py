@@ -1,0 +1,124 @@
+"""The nouns of data: items and clips as a dataset plugin gives them, and splits as everybody else sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.plugin import DatasetInfo
+
+ClipShape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video of a split: a name that is unique in it, its class index, and where to read it (a path, or empty if generated)."""
+
+    id: str
+    label: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded frames (T, C, H, W) uint8, and the number of frames that the whole video decodes to."""
+
+    frames: np.ndarray
+    native_frames: int
+
+
+class DatasetPlugin(Protocol):
+    """A dataset. ``default_shape`` is the clip shape (T, C, H, W) where none is asked for; ``flip`` says whether a flip keeps the label."""
+
+    default_shape: ClipShape
+    flip: bool
+
+    def classes(self) -> tuple[str, ...]: ...
+
+    def items(self, split: str) -> Sequence[Item]:
+        """The videos of "train" or "test", in a fixed order. Cheap: reads lists, decodes nothing."""
+        ...
+
+    def read(self, item: Item, clip_shape: ClipShape) -> Clip:
+        """Decode one item. Deterministic: the same item gives the same clip. Raises DataError with the reason if it cannot be read."""
+        ...
+
+    def digest(self) -> str:
+        """Hash of what decides the clips, without the clip shape."""
+        ...
+
+
+class Split:
+    """Labelled clips of one split, read from a memory map.
+
+    clips: (N, T, C, H, W) uint8, memory-mapped. labels: (N,) int64. native_frames: (N,) int64. ids: N names.
+    """
+
+    def __init__(self, clips: np.ndarray, labels: Tensor, native_frames: Tensor, ids: Sequence[str], info: DatasetInfo) -> None:
+        self._clips = clips
+        self.labels = labels
+        self.native_frames = native_frames
+        self.ids = tuple(ids)
+        self.info = info
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def clips(self, indices: Tensor | Sequence[int] | slice | None = None) -> Tensor:
+        """Clips at these indices, (n, T, C, H, W) uint8; all of them without an argument. Only these are read."""
+        if indices is None:
+            indices = slice(None)
+        index = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
+        return torch.from_numpy(np.array(self._clips[index]))
+
+    def indices_of(self, label: int) -> Tensor:
+        """Indices of one class, ascending, (n,) int64."""
+        return torch.nonzero(self.labels == label).squeeze(1)
+
+    def subset(self, indices: Tensor) -> Split:
+        """The split restricted to these indices. Copies the labels, and the clips of the subset when they are read."""
+        index = indices.numpy()
+        view = _Rows(self._clips, index)
+        return Split(view, self.labels[indices], self.native_frames[indices], [self.ids[i] for i in index], self.info)  # type: ignore[arg-type]
+
+    def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
+        """Two disjoint parts of this split, stratified by class: (fit, held-out). For choices that may not touch the test split."""
+        generator = torch.Generator().manual_seed(seed)
+        fit: list[Tensor] = []
+        held: list[Tensor] = []
+        for label in range(len(self.info.classes)):
+            rows = self.indices_of(label)
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+            n = max(1, round(fraction * len(rows))) if len(rows) > 1 else 0
+            held.append(rows[:n])
+            fit.append(rows[n:])
+        return self.subset(torch.cat(fit).sort().values), self.subset(torch.cat(held).sort().values)
+
+
+class _Rows:
+    """Rows of an array, chosen now and read later."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self._array[self._rows[index]]
+
+
+@dataclass(frozen=True)
+class VideoDataset:
+    """A dataset ready for use. Methods are given ``train`` alone."""
+
+    info: DatasetInfo
+    train: Split
+    test: Split
+
+    @property
+    def native_train_frames(self) -> int:
+        """Frames of the training split as decoded: the denominator of the frame fraction."""
+        return int(self.train.native_frames.sum())
