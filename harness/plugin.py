@@ -8,7 +8,9 @@ command-line parameters, and a constructor that takes the config:
     @dataset("name")    items(split), read(item, clip_shape): see harness.data.base.DatasetPlugin
     @asset("name")      build(train, context) -> tensors;  load(tensors, context) -> anything
 
-Optional on all: ``skip(...) -> reason | None``; on methods and assets: ``assets(info) -> {name: Asset}``.
+Optional on methods and evaluators: ``skip(...) -> reason | None``. Optional on methods and assets: ``assets(info) -> {name: Asset}``, what
+they need loaded in ``context.assets``, and ``networks() -> {name: evaluator spec}``, evaluator networks (such as "convnet3d[width=32]")
+that they build themselves by ``context.networks[name]()``. What is declared becomes part of the task's key.
 The first line of the class docstring is what ``list`` shows. Decorators mark the class and register nothing: the registry finds it.
 """
 
@@ -101,6 +103,7 @@ class Context:
 
     device: where to compute. generator: CPU generator seeded for this task; ``seed`` the same seed as an int.
     assets: the loaded assets that the plugin declared, by the names it gave them; each is loaded on first access.
+    networks: builders of the evaluator networks that the plugin declared; each call gives a freshly initialised module on the CPU.
     protocol: the training recipe of the run, for assets that train a network.
     scratch: a folder of this task that survives interruption (checkpoints); removed when the task is done.
     progress(done, total): call it as often as you like. metrics: named numbers for the record. curves: name -> [(step, value)].
@@ -111,6 +114,7 @@ class Context:
     seed: int
     info: DatasetInfo
     assets: Mapping[str, Any]
+    networks: Mapping[str, Callable[[], nn.Module]]
     protocol: TrainingProtocol
     scratch: Path
     progress: Progress
