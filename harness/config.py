@@ -1,0 +1,247 @@
+"""bench.toml, --config, --set and the command line -> one validated, frozen Config."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.errors import ConfigError, did_you_mean
+from harness.protocol import TrainingProtocol
+
+M = TypeVar("M", bound=BaseModel)
+_PROJECT_BENCH = Path(__file__).resolve().parent.parent / "bench.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(_Section):
+    """[run]: what to run and how. The comments of bench.toml explain each key."""
+
+    dataset: str
+    data_root: str
+    methods: tuple[str, ...] = Field(min_length=1)
+    ipc: tuple[int, ...] = Field(min_length=1)
+    evaluators: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    labels: tuple[Literal["native", "hard", "soft"], ...] = Field(min_length=1)
+    protocol: str
+    teacher: str
+    reference: bool
+    results: str
+    cache: str
+    executor: Literal["ray", "inline"]
+    workers: int = Field(ge=0)
+    timeout: float = Field(gt=0)
+    rerun: Literal["failed", "none", "all"]
+    track: bool
+    device: Literal["auto", "cpu", "cuda"]
+    deterministic: bool
+    plugins: tuple[str, ...]
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_to_seeds(cls, value: Any) -> Any:
+        """A number n stands for seeds 0..n-1."""
+        if isinstance(value, bool):
+            raise ValueError("write a number of seeds or a list of seeds")
+        if isinstance(value, int):
+            if value < 1:
+                raise ValueError("at least one seed is needed")
+            return tuple(range(value))
+        return value
+
+    @field_validator("seeds", "ipc")
+    @classmethod
+    def _no_negatives(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(v < 0 for v in value):
+            raise ValueError("negative numbers are not valid")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("ipc")
+    @classmethod
+    def _at_least_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(v < 1 for v in value):
+            raise ValueError("IPC (instances per class) must be 1 or more")
+        return value
+
+
+class Resources(_Section):
+    """CPUs and GPUs of one task."""
+
+    cpus: int = Field(1, ge=1)
+    gpus: float = Field(0, ge=0)
+
+
+class ResourcesConfig(_Section):
+    """[resources]: one entry for each kind of task."""
+
+    data: Resources
+    asset: Resources
+    distill: Resources
+    evaluate: Resources
+
+
+class DatasetConfig(_Section):
+    """[datasets.NAME]: clip shape, default protocol, and the plugin's own parameters."""
+
+    frames: int | None = Field(None, ge=1)
+    """Frames of a clip; none: the dataset's default."""
+    size: int | None = Field(None, ge=4)
+    """Height and width of a clip in pixels; none: the dataset's default."""
+    protocol: str = "quick"
+    params: Mapping[str, Any] = Field(default_factory=dict)
+    """Parameters of the dataset plugin."""
+
+
+class ProtocolConfig(_Section):
+    """[protocols.NAME]: a training recipe, with overrides."""
+
+    train: TrainingProtocol
+    full: TrainingProtocol
+    """The recipe for training on the whole training split: ``train`` with the overrides of [protocols.NAME.full]."""
+    methods: Mapping[str, Mapping[str, Any]]
+    """Method parameters under this protocol."""
+
+
+class Config(_Section):
+    """Everything that decides a run. Frozen and complete."""
+
+    run: RunConfig
+    resources: ResourcesConfig
+    datasets: Mapping[str, DatasetConfig]
+    protocols: Mapping[str, ProtocolConfig]
+    methods: Mapping[str, Mapping[str, Any]]
+    evaluators: Mapping[str, Mapping[str, Any]]
+    assets: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def plugin_defaults(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        """What bench.toml says of plugin parameters, for the registry."""
+        return {
+            "method": self.methods,
+            "evaluator": self.evaluators,
+            "asset": self.assets,
+            "dataset": {name: section.params for name, section in self.datasets.items()},
+        }
+
+    def dataset(self) -> DatasetConfig:
+        """The section of the run's dataset; all defaults where there is none."""
+        return self.datasets.get(self.run.dataset.partition("[")[0], DatasetConfig())
+
+    def protocol(self) -> tuple[str, ProtocolConfig]:
+        """Name and recipe of the run's protocol. Raises ConfigError when there is no such section."""
+        name = self.run.protocol or self.dataset().protocol
+        if name not in self.protocols:
+            raise ConfigError(f"unknown protocol {name!r}{did_you_mean(name, self.protocols)}")
+        return name, self.protocols[name]
+
+
+def load_config(
+    overlay: str | Path | None = None, assignments: tuple[str, ...] = (), run: Mapping[str, Any] | None = None, base: Path | None = None
+) -> Config:
+    """Read and validate the configuration.
+
+    base: the bench.toml; by default that of the current folder, else the project's own. overlay: a --config file. assignments: the
+    --set options. run: keys of [run] from the command line (None: not given). Raises ConfigError with file, key and valid values.
+    """
+    if base is None:
+        base = Path("bench.toml") if Path("bench.toml").is_file() else _PROJECT_BENCH
+    tree = _read(base)
+    where = str(base)
+    if overlay is not None:
+        tree = _merge(tree, _read(Path(overlay)))
+        where = f"{base} with {overlay}"
+    for text in assignments:
+        tree = _merge(tree, _assignment(text))
+    given = {k: v for k, v in (run or {}).items() if v is not None}
+    return build_config(_merge(tree, {"run": given}), where)
+
+
+def build_config(tree: Mapping[str, Any], where: str) -> Config:
+    """A Config from the merged tables; ``where`` names their origin in errors."""
+    _check_keys(tree, Config.model_fields, where)
+    datasets = {}
+    for name, section in tree.get("datasets", {}).items():
+        own = {k: v for k, v in section.items() if k in DatasetConfig.model_fields}
+        params = {k: v for k, v in section.items() if k not in DatasetConfig.model_fields}
+        datasets[name] = _validate(DatasetConfig, {**own, "params": {**own.get("params", {}), **params}}, f"[datasets.{name}]", where)
+    protocols = {}
+    for name, section in tree.get("protocols", {}).items():
+        recipe = {k: v for k, v in section.items() if k not in ("full", "methods")}
+        section_name = f"[protocols.{name}]"
+        protocols[name] = ProtocolConfig(
+            train=_validate(TrainingProtocol, recipe, section_name, where),
+            full=_validate(TrainingProtocol, {**recipe, **section.get("full", {})}, f"[protocols.{name}.full]", where),
+            methods=section.get("methods", {}),
+        )
+    return Config(
+        run=_validate(RunConfig, tree.get("run", {}), "[run]", where),
+        resources=_validate(ResourcesConfig, tree.get("resources", {}), "[resources]", where),
+        datasets=datasets,
+        protocols=protocols,
+        methods=tree.get("methods", {}),
+        evaluators=tree.get("evaluators", {}),
+        assets=tree.get("assets", {}),
+    )
+
+
+def _validate(model: type[M], values: Mapping[str, Any], section: str, where: str) -> M:
+    _check_keys(values, model.model_fields, f"{section} of {where}")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise ConfigError(f"{section} of {where} lacks the key {key!r}") from error
+        raise ConfigError(f"{key} = {first['input']!r} in {section} is not valid: {message}") from error
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r} in {where}{did_you_mean(key, known)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    """``section.key=value`` as nested tables; the value is TOML, or else text.
+
+    >>> _assignment("protocols.quick.epochs=20")
+    {'protocols': {'quick': {'epochs': 20}}}
+    """
+    path, eq, value = text.partition("=")
+    keys = [k.strip() for k in path.split(".")]
+    if not eq or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"cannot read --set {text!r}: write section.key=value, such as protocols.quick.epochs=20")
+    try:
+        leaf: Any = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        leaf = value.strip()
+    for key in reversed(keys):
+        leaf = {key: leaf}
+    return leaf  # type: ignore[no-any-return]
