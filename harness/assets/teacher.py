@@ -1,0 +1,49 @@
+"""The teacher: an evaluator network trained on the full training split. It is what ``full`` tests and what soft labels come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from harness.data.base import Split
+from harness.plugin import Context, asset
+from harness.training import train_network
+
+
+@asset("teacher")
+class Teacher:
+    """An evaluator network trained on the full training split, by the run's protocol with its overrides for the full split."""
+
+    @dataclass(frozen=True)
+    class Config:
+        evaluator: str = "convnet3d"
+        """The network, an evaluator spec such as convnet3d or c3d[width=32]."""
+        seed: int = 0
+        """Seed of initialisation, batch order and dropout."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def networks(self) -> dict[str, str]:
+        return {"network": self.config.evaluator}
+
+    def build(self, train: Split, context: Context) -> dict[str, Tensor]:
+        """The network's parameters and buffers after training, on the CPU. Puts the loss curve into the record."""
+        trained = train_network(
+            context.networks["network"],
+            train,
+            train.labels,
+            context.protocol.on(context.info),
+            seed=self.config.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        context.curves["loss"] = trained.curve
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+
+    def load(self, tensors: dict[str, Tensor], context: Context) -> nn.Module:
+        """The trained network on the context's device, in eval mode, without gradients to its parameters."""
+        model = context.networks["network"]()
+        model.load_state_dict(tensors)
+        return model.to(context.device).eval().requires_grad_(False)
