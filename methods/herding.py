@@ -28,6 +28,7 @@ class Herding:
     """Real clips whose mean feature follows the class mean (Welling 2009)."""
 
     native_labels = "hard"
+    deterministic = True
 
     @dataclass(frozen=True)
     class Config:

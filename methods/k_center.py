@@ -26,6 +26,7 @@ class KCenter:
     """Real clips that cover their class in feature space (greedy k-center)."""
 
     native_labels = "hard"
+    deterministic = True
 
     @dataclass(frozen=True)
     class Config:
