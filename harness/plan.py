@@ -86,12 +86,6 @@ class _Planner:
         self.dataset_spec = {**dataset.spec(), "digest": info.digest, "clip_shape": list(info.clip_shape)}
         self.tasks: dict[str, Task] = {}
         self.cells: list[Cell] = []
-        for recipe in (self.protocol.train, self.protocol.full):
-            if recipe.flip and not info.flip:
-                raise UsageError(
-                    f"protocol {self.protocol_name!r} flips clips, but a flip changes the label on {info.name!r}: "
-                    f"add --set protocols.{self.protocol_name}.flip=false"
-                )
 
     def plan(self) -> Plan:
         run = self.config.run

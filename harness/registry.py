@@ -215,6 +215,10 @@ class Registry:
             raise PluginError(f"{kind} {spec['name']!r} changed after the run was planned: run the command again")
         return Resolved(kind, spec["name"], spec["params"], digest, spec["label"], self.load(kind, spec["name"]))
 
+    def resolve_exactly(self, kind: str, name: str, params: Mapping[str, Any]) -> Resolved:
+        """A plugin with just these parameters, whatever bench.toml says."""
+        return Resolved(kind, name, dict(params), self.digest(kind, name), name, self.load(kind, name))
+
     def digest(self, kind: str, name: str) -> str:
         """SHA-256 (16 hex digits) of the plugin's source: its file and the modules of methods/ or evaluators/ that it imports."""
         info = self._infos.get((kind, name))
