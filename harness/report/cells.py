@@ -1,0 +1,189 @@
+"""Cells of the comparison: rows of one (dataset, clip shape, method, IPC, labels, evaluator, protocol), one row per seed, put together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.registry import natural_key
+from harness.report.statistics import holm, paired_t, sample_std
+
+ALPHA = 0.05
+RANDOM, FULL = "random", "full"
+"""The two rows that belong to every comparison: the floor and the reference (the whole training split)."""
+
+LABEL_WORDS = {"hard": "hard labels", "soft": "soft labels of one teacher", "native": "each method's own labels"}
+
+RowDict = Mapping[str, Any]
+
+
+def method_order(label: str) -> tuple[int, list[Any]]:
+    """Random first, then by name, the reference ``full`` last.
+
+    >>> sorted(["full", "gvd", "dm", "random"], key=method_order)
+    ['random', 'dm', 'gvd', 'full']
+    """
+    return ({RANDOM: 0, FULL: 2}.get(label, 1), natural_key(label))
+
+
+def slug(text: str) -> str:
+    """Text as a file stem.
+
+    >>> slug("gvd[w_end=0], IPC 5")
+    'gvd-w_end-0-IPC-5'
+    """
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
+
+
+def number(row: RowDict, name: str) -> float | None:
+    """A number of a row; None where it is missing, null or NaN."""
+    value = row.get(name)
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else float(value)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compared in one table: everything but the method and the IPC. shape: frames x height x width of a clip."""
+
+    dataset: str
+    shape: str
+    evaluator: str
+    protocol: str
+    labels: str
+
+    @property
+    def name(self) -> str:
+        """A file stem: letters, digits, dot and dash."""
+        return slug(f"{self.dataset}-{self.shape}-{self.evaluator}-{self.protocol}-{self.labels}")
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} ({self.shape}), {self.evaluator}, protocol {self.protocol}, {LABEL_WORDS.get(self.labels, self.labels)}"
+
+    @property
+    def reference(self) -> tuple[str, str, str, str]:
+        """What a ``full`` cell must share with this group."""
+        return (self.dataset, self.shape, self.evaluator, self.protocol)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One method at one IPC in one group. rows: one per seed, in seed order, of any status. ipc is None for ``full``."""
+
+    group: Group
+    method: str
+    ipc: int | None
+    rows: tuple[RowDict, ...]
+
+    @cached_property
+    def done(self) -> tuple[RowDict, ...]:
+        return tuple(row for row in self.rows if row["status"] == "done" and number(row, "accuracy") is not None)
+
+    @cached_property
+    def missing(self) -> tuple[RowDict, ...]:
+        return tuple(row for row in self.rows if row not in self.done)
+
+    @cached_property
+    def accuracy(self) -> dict[int, float]:
+        """Accuracy in [0, 1] by seed."""
+        return {int(row["seed"]): float(row["accuracy"]) for row in self.done}
+
+    @property
+    def n(self) -> int:
+        return len(self.done)
+
+    @cached_property
+    def mean(self) -> float | None:
+        return float(np.mean(list(self.accuracy.values()))) if self.accuracy else None
+
+    @cached_property
+    def std(self) -> float | None:
+        return sample_std(list(self.accuracy.values()))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(str(row["key"]) for row in self.rows)
+
+    def values(self, name: str) -> list[float]:
+        """The measured values of a column over the finished seeds."""
+        return [value for row in self.done if (value := number(row, name)) is not None]
+
+    def average(self, name: str) -> float | None:
+        values = self.values(name)
+        return float(np.mean(values)) if values else None
+
+    def peak(self, name: str) -> float | None:
+        """The largest measured value over the finished seeds: a peak is not averaged."""
+        values = self.values(name)
+        return max(values) if values else None
+
+    def differences(self, other: CellResult) -> list[float]:
+        """Accuracy of this minus the other's, over the seeds that both finished, in seed order."""
+        return [self.accuracy[seed] - other.accuracy[seed] for seed in sorted(self.accuracy) if seed in other.accuracy]
+
+
+def gather(rows: Iterable[RowDict]) -> dict[Group, list[CellResult]]:
+    """Rows -> cells by group; groups, methods and IPC in natural order.
+
+    ``full`` joins every label mode of its evaluator and protocol. The group of native labels is completed by the hard-label cells of
+    methods that have no labels of their own: their own labels are the hard ones.
+    """
+    found: dict[tuple[Group, str, int | None], list[RowDict]] = {}
+    for row in rows:
+        group = Group(row["dataset_label"], row["shape"], row["evaluator_label"], row["protocol"], row["labels"])
+        ipc = number(row, "ipc")
+        found.setdefault((group, row["method_label"], None if ipc is None else int(ipc)), []).append(row)
+    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: int(r["seed"])))) for (g, m, i), seeds in found.items()]
+    groups: dict[Group, list[CellResult]] = {}
+    for cell in cells:
+        if cell.ipc is not None:
+            groups.setdefault(cell.group, []).append(cell)
+    for group, members in groups.items():
+        if group.labels == "native":
+            own = {cell.method for cell in members}
+            members += [c for c in groups.get(replace(group, labels="hard"), ()) if c.method not in own]
+    for cell in cells:
+        if cell.ipc is None:
+            for group in [g for g in groups if g.reference == cell.group.reference] or [cell.group]:
+                groups.setdefault(group, []).append(cell)
+    order = sorted(groups, key=lambda g: [natural_key(part) for part in (g.dataset, g.shape, g.protocol, g.labels, g.evaluator)])
+    return {g: sorted(groups[g], key=lambda c: (method_order(c.method), c.ipc or 0)) for g in order}
+
+
+def find(cells: Iterable[CellResult], method: str, ipc: int | None) -> CellResult | None:
+    """The cell of this method and IPC, or None. ``full`` has IPC None."""
+    return next((cell for cell in cells if cell.method == method and cell.ipc == ipc), None)
+
+
+def ipcs(cells: Iterable[CellResult]) -> list[int]:
+    return sorted({cell.ipc for cell in cells if cell.ipc is not None})
+
+
+def methods(cells: Iterable[CellResult]) -> list[str]:
+    """Labels of the methods of the budget, without ``full``, in report order."""
+    return sorted({cell.method for cell in cells if cell.method != FULL}, key=method_order)
+
+
+def best_set(column: Sequence[CellResult], alpha: float = ALPHA) -> tuple[set[str], str | None]:
+    """Methods of one column that are best or not separable from the best, and why there are none.
+
+    Each other method is tested against the best mean by a paired t-test over shared seeds, Holm-corrected within the column. Without
+    two shared seeds nothing can be told apart: then no method is in the set and the second value says so.
+    """
+    alive = [cell for cell in column if cell.mean is not None]
+    if len(alive) < 2:
+        return set(), None
+    best = max(alive, key=lambda cell: cell.mean or 0.0)
+    others = [cell for cell in alive if cell is not best]
+    ps = [paired_t(best.differences(cell)) for cell in others]
+    if any(p is None for p in ps):
+        short = ", ".join(cell.method for cell, p in zip(others, ps, strict=True) if p is None)
+        return set(), f"n too small to separate {best.method} from {short} (fewer than 2 shared seeds)"
+    adjusted = holm(ps)
+    return {best.method, *(cell.method for cell, p in zip(others, adjusted, strict=True) if p is not None and p > alpha)}, None

@@ -1,0 +1,190 @@
+"""The main table: methods x IPC, for one dataset, evaluator, protocol and label mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, best_set, find, ipcs, methods
+from harness.report.statistics import paired_t, t_interval
+from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.words import amount, mebibytes, percent, plural, points, seconds
+
+
+def main_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, str] | None = None) -> Table:
+    """Accuracy with its spread and n; under it the difference to random and the share of full, then frames, peak memory and seconds.
+
+    words: method label -> how to call it. Every (method, IPC) that any record of the group names has a cell: a dash with a footnote
+    where nothing was measured.
+    """
+    words = words or {}
+    columns = ipcs(cells)
+    full = find(cells, FULL, None)
+    bold: set[tuple[str, int]] = set()
+    remarks: list[str] = []
+    for ipc in columns:
+        winners, why = best_set([cell for cell in cells if cell.ipc == ipc])
+        bold |= {(method, ipc) for method in winners}
+        if why:
+            remarks.append(f"IPC {ipc}: {why}, so nothing is bold there.")
+    rows = []
+    for method in methods(cells):
+        found = [find(cells, method, ipc) for ipc in columns]
+        row = tuple(_cell(cell, cells, full, (method, ipc) in bold) for cell, ipc in zip(found, columns, strict=True))
+        rows.append(Row(_label(method, [cell for cell in found if cell], group, words), row, reference=method == RANDOM))
+    if full is not None:
+        rows.append(Row(Cell(words.get(FULL, "full (whole training split)")), (_full_cell(full, max(1, len(columns))),), reference=True))
+    return Table(
+        name=group.name,
+        title=group.title,
+        corner="method",
+        columns=tuple(f"IPC {ipc}" for ipc in columns) or ("accuracy",),
+        rows=tuple(rows),
+        caption=" ".join([_caption(group, columns, full is not None), *remarks, *_device_remarks(cells)]),
+        across="IPC",
+    )
+
+
+def _caption(group: Group, columns: Sequence[int], has_full: bool) -> str:
+    parts = ["Top-1 accuracy on the test split in %, mean ± sample standard deviation (ddof 1) over (n) seeds, last training step."]
+    if columns:
+        reference = " and share of the accuracy of full" if has_full else ""
+        parts.append(
+            f"Second line: difference to random in points with its 95 % Student-t interval over paired seeds{reference}. Third line: frames stored / native frames of the "
+            "training split, peak memory of the distillation (the allocator's on a GPU, else the process's), seconds of the distillation "
+            "without shared assets."
+        )
+        parts.append(
+            f"Bold: the best of a column and every method that a paired t-test (Holm within the column, α = {ALPHA}) does not separate from it."
+        )
+    if group.labels == "native":
+        parts.append("Methods train on labels of their own: a difference may be that of the labels.")
+    return " ".join(parts)
+
+
+def _device_remarks(cells: Sequence[CellResult]) -> list[str]:
+    devices = sorted({str(row["device"]) for cell in cells for row in cell.done if row.get("device")})
+    if len(devices) > 1:
+        return [f"Seconds and memory come from different devices ({', '.join(devices)}) and are not comparable across them."]
+    return [f"Device: {devices[0]}."] if devices else []
+
+
+def _label(method: str, cells: Sequence[CellResult], group: Group, words: Mapping[str, str]) -> Cell:
+    notes = []
+    if method in words:
+        notes.append(f"{words[method]}: {method}")
+    label_bytes = max((value for cell in cells for value in cell.values("label_bytes")), default=0.0)
+    if group.labels == "native" and label_bytes:
+        notes.append(f"trains on soft labels of its own, up to {amount(label_bytes)} of labels beside the clips")
+    if any(cell.n > 1 and len({row["distill_key"] for row in cell.done}) == 1 for cell in cells):
+        notes.append("one distilled set for all seeds: the spread is that of training alone")
+    return Cell(words.get(method, method), notes=tuple(notes))
+
+
+def _cell(cell: CellResult | None, cells: Sequence[CellResult], full: CellResult | None, bold: bool) -> Cell:
+    if cell is None:
+        return Cell(DASH, notes=("not run",), data={"status": "absent"})
+    notes = missing_notes(cell)
+    if cell.mean is None:
+        statuses = "+".join(sorted({str(row["status"]) for row in cell.missing}))
+        return Cell(DASH, notes=notes, data={"status": statuses}, records=cell.keys)
+    gain, gain_data = _gain(cell, cells)
+    relative = _relative(cell, full)
+    share = f"{percent(relative)} % of full" if relative is not None else ""
+    return Cell(
+        text=accuracy_text(cell),
+        bold=bold,
+        details=tuple(line for line in (" · ".join(part for part in (gain, share) if part), _cost_line(cell)) if line),
+        notes=notes,
+        data={"status": "done", **_numbers(cell), **gain_data, "relative_accuracy": relative, "bold": int(bold)},
+        records=cell.keys,
+    )
+
+
+def _full_cell(full: CellResult, span: int) -> Cell:
+    if full.mean is None:
+        return Cell(DASH, notes=missing_notes(full), data={"status": "failed"}, records=full.keys, span=span)
+    train = full.average("train_seconds")
+    detail = " · ".join(part for part in ("100 % of frames", f"{seconds(train)} of training" if train is not None else "") if part)
+    return Cell(
+        accuracy_text(full),
+        details=(detail,),
+        notes=missing_notes(full),
+        data={"status": "done", **_numbers(full), "relative_accuracy": 1.0},
+        records=full.keys,
+        span=span,
+    )
+
+
+def accuracy_text(cell: CellResult) -> str:
+    """ "62.3 ± 1.2 (5)"; without the spread for one seed; a dash where nothing finished."""
+    if cell.mean is None:
+        return DASH
+    spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
+    return f"{percent(cell.mean)}{spread} ({cell.n})"
+
+
+def missing_notes(cell: CellResult) -> tuple[str, ...]:
+    """One footnote per status and reason of the seeds that did not finish.
+
+    Says how many where some of the cell's seeds did: "2 of 5 seeds failed: ...".
+    """
+    reasons: dict[tuple[str, str], int] = {}
+    for row in cell.missing:
+        reason = str(row.get("reason") or "no reason recorded").strip().splitlines()[0]
+        reasons[str(row["status"]), reason] = reasons.get((str(row["status"]), reason), 0) + 1
+    total = len(cell.rows)
+    return tuple(
+        f"{status}: {reason}" if count == total else f"{count} of {plural(total, 'seed')} {status}: {reason}"
+        for (status, reason), count in sorted(reasons.items())
+    )
+
+
+def _gain(cell: CellResult, cells: Sequence[CellResult]) -> tuple[str, dict[str, object]]:
+    random = find(cells, RANDOM, cell.ipc)
+    if cell.method == RANDOM or random is None:
+        return "", {}
+    differences = cell.differences(random)
+    if not differences:
+        return "", {}
+    mean = sum(differences) / len(differences)
+    interval = t_interval(differences)
+    data = {
+        "gain_over_random": mean,
+        "gain_low": interval[0] if interval else None,
+        "gain_high": interval[1] if interval else None,
+        "gain_p": paired_t(differences),
+        "gain_pairs": len(differences),
+    }
+    return f"{points(mean)} [{points(interval[0])}, {points(interval[1])}]" if interval else points(mean), data
+
+
+def _relative(cell: CellResult, full: CellResult | None) -> float | None:
+    if full is None or not full.mean or cell.mean is None:
+        return None
+    return cell.mean / full.mean
+
+
+def _cost_line(cell: CellResult) -> str:
+    fraction, gpu, cpu, took = cell.average("frame_fraction"), cell.peak("peak_gpu_mib"), cell.peak("peak_cpu_mib"), cell.average("distill_seconds")
+    memory = f"{mebibytes(gpu)} GPU" if gpu is not None else f"{mebibytes(cpu)} CPU" if cpu is not None else ""
+    frames = f"{percent(fraction, 2)} % frames" if fraction is not None else ""
+    return " · ".join(part for part in (frames, memory, seconds(took) if took is not None else "") if part)
+
+
+def _numbers(cell: CellResult) -> dict[str, object]:
+    interval = t_interval(list(cell.accuracy.values()))
+    return {
+        "accuracy": cell.mean,
+        "std": cell.std,
+        "n": cell.n,
+        "low": interval[0] if interval else None,
+        "high": interval[1] if interval else None,
+        "frame_fraction": cell.average("frame_fraction"),
+        "frames_stored": cell.average("frames_stored"),
+        "stored_bytes": cell.average("stored_bytes"),
+        "label_bytes": cell.average("label_bytes"),
+        "peak_cpu_mib": cell.peak("peak_cpu_mib"),
+        "peak_gpu_mib": cell.peak("peak_gpu_mib"),
+        "distill_seconds": cell.average("distill_seconds"),
+        "train_seconds": cell.average("train_seconds"),
+    }

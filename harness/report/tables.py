@@ -1,0 +1,234 @@
+"""Table: rows and cells that remember which records they aggregate; one object, rendered to Markdown, LaTeX, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DASH = "—"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    text: what is shown. bold: best, or not separable from the best. details: smaller lines under it. notes: footnotes.
+    data: the unrounded numbers behind the text, for the CSV. records: keys of the records that it aggregates. span: columns it covers.
+    """
+
+    text: str = ""
+    bold: bool = False
+    details: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    data: Mapping[str, object] = field(default_factory=dict)
+    records: tuple[str, ...] = ()
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled row; a reference row is set apart from the methods by a rule."""
+
+    label: Cell
+    cells: tuple[Cell, ...]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: file stem. corner: header of the label column. columns: headers. across: what the columns are ("IPC"), for the CSV."""
+
+    name: str
+    title: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    caption: str = ""
+    across: str = "column"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Footnotes in order of first appearance, each once."""
+        return tuple(dict.fromkeys(note for row in self.rows for cell in (row.label, *row.cells) for note in cell.notes))
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """Keys of every record behind this table, each once."""
+        return tuple(dict.fromkeys(key for row in self.rows for cell in row.cells for key in cell.records))
+
+    def marks(self, cell: Cell) -> str:
+        """The footnote marks of a cell: "a", "a,b"."""
+        return ",".join(mark(self.notes.index(note)) for note in cell.notes)
+
+
+def mark(index: int) -> str:
+    """Footnote mark of a 0-based index: a to z, then aa, ab ...
+
+    >>> mark(0), mark(25), mark(26)
+    ('a', 'z', 'aa')
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return letters[index] if index < 26 else letters[index // 26 - 1] + letters[index % 26]
+
+
+# ---------------------------------------------------------------------------------------------------------------- Markdown
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub Markdown: title, table, caption, footnotes."""
+
+    def show(cell: Cell) -> list[str]:
+        text = _md(cell.text)
+        text = f"**{text}**" if cell.bold and text else text
+        if cell.notes:
+            text += f"<sup>{table.marks(cell)}</sup>"
+        lines = [text, *(f"<sub>{_md(line)}</sub>" for line in cell.details)]
+        return ["<br>".join(lines), *[""] * (cell.span - 1)]
+
+    def line(parts: list[str]) -> str:
+        return "| " + " | ".join(parts) + " |"
+
+    out = [f"### {_md(table.title)}", "", line([_md(table.corner), *map(_md, table.columns)])]
+    out.append("|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|")
+    out += [line([*show(row.label), *(part for cell in row.cells for part in show(cell))]) for row in table.rows]
+    if table.caption:
+        out += ["", _md(table.caption)]
+    if table.notes:
+        out += ["", "<br>".join(f"<sup>{mark(i)}</sup> {_md(note)}" for i, note in enumerate(table.notes))]
+    return "\n".join(out) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([|*\\`]|<(?=[A-Za-z/!]))", r"\\\1", text).replace("\n", " ")
+
+
+# ------------------------------------------------------------------------------------------------------------------- LaTeX
+
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "]": "{]}",
+    "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "—": "---", "–": "--", "·": r"$\cdot$", "Δ": r"$\Delta$", "≥": r"$\geq$",
+    "≤": r"$\leq$", "α": r"$\alpha$", "→": r"$\to$", "…": r"\ldots{}", "\u202f": r"\,", "\u00a0": "~",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Text with everything that LaTeX would read as a command made plain.
+
+    >>> tex("gvd[w_end=0] 50 % ± 1")
+    'gvd{[}w\\\\_end=0{]} 50 \\\\% $\\\\pm$ 1'
+    """
+    return "".join(_TEX.get(char, char) for char in text)
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX ``table`` float; needs \\usepackage{booktabs}. Details become a smaller line under their row."""
+
+    def show(cell: Cell, text: str, size: str = "") -> str:
+        body = tex(text)
+        if size and text:
+            body = f"{{{size}{body}}}"
+        elif not size:
+            body = rf"\textbf{{{body}}}" if cell.bold and text else body
+            body += rf"\textsuperscript{{{table.marks(cell)}}}" if cell.notes else ""
+        return rf"\multicolumn{{{cell.span}}}{{c}}{{{body}}}" if cell.span > 1 else body
+
+    body: list[str] = []
+    for i, row in enumerate(table.rows):
+        if i and row.reference != table.rows[i - 1].reference:
+            body.append(r"\midrule")
+        cells = (row.label, *row.cells)
+        body.append(" & ".join(show(cell, cell.text) for cell in cells) + r" \\")
+        for depth in range(max(len(cell.details) for cell in cells)):
+            lines = (show(cell, cell.details[depth] if depth < len(cell.details) else "", r"\scriptsize ") for cell in cells)
+            body.append(" & ".join(lines).strip() + r" \\")
+    notes = [rf"\textsuperscript{{{mark(i)}}}~{tex(note)}" for i, note in enumerate(table.notes)]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}[t]",
+            r"\centering\small",
+            rf"\caption{{{tex(table.title)}. {tex(table.caption)}}}".replace(". }", ".}"),
+            rf"\label{{tab:{table.name}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join([tex(table.corner), *map(tex, table.columns)]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *([r"\par\smallskip\footnotesize " + "; ".join(notes)] if notes else []),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------- CSV
+
+
+def to_csv(table: Table) -> str:
+    """The numbers, unrounded. One line per cell where cells hold several numbers, one line per row where they hold one ("value")."""
+    names = list(dict.fromkeys(name for row in table.rows for cell in row.cells for name in cell.data))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if set(names) <= {"value"}:
+        writer.writerow([table.corner, *table.columns])
+        for row in table.rows:
+            values = [[_plain(cell.data.get("value", cell.text)), *[""] * (cell.span - 1)] for cell in row.cells]
+            writer.writerow([row.label.text, *(value for cell in values for value in cell)])
+        return out.getvalue()
+    writer.writerow([table.corner, table.across, *names, "notes", "records"])
+    for row in table.rows:
+        column = 0
+        for cell in row.cells:
+            across = table.columns[column] if cell.span == 1 else ""
+            values = [_plain(cell.data.get(name)) for name in names]
+            writer.writerow([row.label.text, across, *values, "; ".join((*row.label.notes, *cell.notes)), " ".join(cell.records)])
+            column += cell.span
+    return out.getvalue()
+
+
+def _plain(value: object) -> str:
+    return "" if value is None or value == DASH else str(value)
+
+
+# -------------------------------------------------------------------------------------------------------------------- HTML
+
+
+def to_html(table: Table) -> str:
+    """The table as an HTML fragment; the tooltip of a cell names the records behind it."""
+
+    def show(cell: Cell, tag: str) -> str:
+        text = html.escape(cell.text)
+        text = f"<b>{text}</b>" if cell.bold and text else text
+        if cell.notes:
+            text += f"<sup>{table.marks(cell)}</sup>"
+        text += "".join(f'<div class="detail">{html.escape(line)}</div>' for line in cell.details)
+        span = f' colspan="{cell.span}"' if cell.span > 1 else ""
+        keys = ", ".join(key[:12] for key in cell.records)
+        title = f' title="records {html.escape(keys)}"' if keys else ""
+        return f"<{tag}{span}{title}>{text}</{tag}>"
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (table.corner, *table.columns))
+    out = [f'<figure class="table" id="{html.escape(table.name)}"><figcaption>{html.escape(table.title)}</figcaption>']
+    out.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>')
+    for i, row in enumerate(table.rows):
+        rule = ' class="rule"' if i and row.reference != table.rows[i - 1].reference else ""
+        out.append(f"<tr{rule}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
+    out.append("</tbody></table></div>")
+    if table.caption:
+        out.append(f"<p>{html.escape(table.caption)}</p>")
+    if table.notes:
+        notes = (f"<li><sup>{mark(i)}</sup> {html.escape(note)}</li>" for i, note in enumerate(table.notes))
+        out.append(f'<ul class="notes">{"".join(notes)}</ul>')
+    out.append("</figure>")
+    return "\n".join(out)
+
+
+RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+"""File suffix -> renderer, for the tables that are written as files of their own."""
