@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from harness.data.base import Split
 from harness.plugin import Context, asset
-from harness.training import train_network
+from harness.training import place, train_network
 
 
 @asset("teacher")
 class Teacher:
     """An evaluator network trained on the full training split, by the run's protocol with its overrides for the full split."""
+
+    uses_protocol = True  # the recipe is part of its key
 
     @dataclass(frozen=True)
     class Config:
@@ -46,4 +48,4 @@ class Teacher:
         """The trained network on the context's device, in eval mode, without gradients to its parameters."""
         model = context.networks["network"]()
         model.load_state_dict(tensors)
-        return model.to(context.device).eval().requires_grad_(False)
+        return place(model, context.device).eval().requires_grad_(False)
