@@ -5,12 +5,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import ConfigError, did_you_mean
 from harness.protocol import TrainingProtocol
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
 
 M = TypeVar("M", bound=BaseModel)
 _PROJECT_BENCH = Path(__file__).resolve().parent.parent / "bench.toml"
@@ -189,6 +192,14 @@ def build_config(tree: Mapping[str, Any], where: str) -> Config:
         evaluators=tree.get("evaluators", {}),
         assets=tree.get("assets", {}),
     )
+
+
+def check_sections(config: Config, registry: Registry) -> None:
+    """Raise ConfigError when a section configures a plugin that does not exist."""
+    for kind, sections in config.plugin_defaults.items():
+        for name in sections:
+            if name not in registry.names(kind):
+                raise ConfigError(f"[{kind}s.{name}] configures an unknown {kind}{did_you_mean(name, registry.names(kind))}")
 
 
 def _validate(model: type[M], values: Mapping[str, Any], section: str, where: str) -> M:

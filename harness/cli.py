@@ -1,0 +1,296 @@
+"""Verbs and options. No logic: each verb reads its options, calls one module, and turns errors into exit codes.
+
+Exit codes: 0 all done, 1 some cell failed or something is damaged, 2 usage, 130 interrupted. torch, ray, mlflow and matplotlib are
+imported only by the verbs that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.config import Config
+    from harness.plan import Plan
+    from harness.registry import Registry
+    from harness.runner import RunState
+
+
+class _Verb(click.Command):
+    """A verb whose HarnessErrors become one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except HarnessError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+
+class _Verbs(click.Group):
+    command_class = _Verb
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="harness")
+def main() -> None:
+    """Run video dataset distillation methods side by side under the same budgets.
+
+    \b
+    python -m harness run --methods gvd,random --ipc 1,5,10
+    python -m harness report
+    python -m harness ui
+    """
+
+
+_results = click.option("--results", metavar="DIR|URL", help="Results folder or fsspec URL. [default: [run].results of bench.toml]")
+_config = click.option("--config", "overlay", metavar="FILE", help="A TOML file laid over bench.toml.")
+_set = click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one key of bench.toml; repeatable.")
+_plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", help="A Python file with plugins; repeatable.")
+
+
+@main.command()
+@click.option("--dataset", metavar="NAME", help="Dataset plugin, see `list datasets`.")
+@click.option("--data-root", metavar="DIR", help="Folder of a dataset that is read from disk.")
+@click.option("--methods", metavar="LIST", help="Methods, such as 'gvd[guidance=0.2,compose=2],random'; wildcards work.")
+@click.option("--ipc", metavar="LIST", help="Instances per class, such as 1,5,10.")
+@click.option("--evaluators", metavar="LIST", help="Evaluator networks.")
+@click.option("--seeds", metavar="N|LIST", help="A number of seeds (3 is 0,1,2) or a list with a comma (5, is seed 5 alone).")
+@click.option("--labels", metavar="LIST", help="native (as the method makes them), hard, soft (relabelled by the teacher).")
+@click.option("--protocol", metavar="NAME", help="Training recipe, a section of [protocols].")
+@_results
+@click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: parallel, also on a cluster; inline: this process.")
+@click.option("--workers", type=click.IntRange(0), help="Tasks at a time; 0: as many as the CPUs or GPUs allow.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may take.")
+@click.option("--rerun", type=click.Choice(["none", "failed", "all"]), help="What runs again: nothing that has a record, all that is not done, all.")
+@click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
+@click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@_plugin
+@_config
+@_set
+@click.option("--dry-run", is_flag=True, help="Print the task graph and what each cell resolves to; run nothing.")
+def run(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, ...], dry_run: bool, **options: Any) -> None:
+    """Run methods over budgets, evaluators and seeds; only what is missing is done. Defaults stand in bench.toml."""
+    config = _configure(overlay, assignments, {**options, "plugins": list(plugins) or None})
+    sys.exit(_run(config, dry_run))
+
+
+@main.command("list")
+@click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "protocols"]), required=False)
+@click.option("--long", is_flag=True, help="Show every parameter with its default.")
+@_plugin
+@_config
+@_set
+def list_(kind: str | None, long: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """List methods, evaluators, datasets, assets and protocols. Imports none of them."""
+    from harness.registry import Registry
+
+    registry = Registry(plugins)
+    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "protocols"]:
+        click.secho(plural, bold=True)
+        if plural == "protocols":
+            _list_protocols(overlay, assignments, long)
+            continue
+        width = max((len(i.name) for i in registry.infos(plural[:-1])), default=0)
+        for info in registry.infos(plural[:-1]):
+            if info.error:
+                click.secho(f"  {info.name:<{width}}  unavailable: {info.error} ({info.origin})", fg="yellow")
+                continue
+            click.echo(f"  {info.name:<{width}}  {info.summary}")
+            for param in info.params if long else ():
+                click.echo(f"  {'':<{width}}    {param.name}: {param.type} = {param.default}   {param.doc}")
+
+
+@main.command()
+@_results
+@_config
+@_set
+def status(results: str | None, overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Say what the results folder holds: sweeps, records by status, what runs now."""
+    from harness.inspect import describe_store
+
+    click.echo(describe_store(_configure(overlay, assignments, {"results": results}).run.results))
+
+
+@main.command()
+@_results
+@click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder]")
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset; repeatable.")
+@_config
+@_set
+def report(results: str | None, out: str | None, datasets: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG) and a page from the records alone."""
+    from harness.report import build_report
+
+    root = _configure(overlay, assignments, {"results": results}).run.results
+    target = Path(out) if out else Path(root) / "report"
+    for path in build_report(root, target, datasets=list(datasets) or None):
+        click.echo(path)
+
+
+@main.command()
+@_results
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1.")
+@_config
+@_set
+def ui(results: str | None, port: int, overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Open the MLflow comparison UI of the results folder on 127.0.0.1."""
+    from harness.tracking import serve_ui
+
+    sys.exit(serve_ui(_configure(overlay, assignments, {"results": results}).run.results, port=port))
+
+
+@main.command()
+@_results
+@click.option("--rebuild", is_flag=True, help="Recreate the mirror from the records.")
+@_config
+@_set
+def track(results: str | None, rebuild: bool, overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Bring the MLflow mirror up to date with the records, also those of runs with --no-track."""
+    from harness.store import Store
+    from harness.tracking import rebuild_mirror
+
+    store = Store(_configure(overlay, assignments, {"results": results}).run.results)
+    click.echo(rebuild_mirror(store, fresh=rebuild))
+
+
+@main.command()
+@_results
+@_config
+@_set
+def check(results: str | None, overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Verify every record and artifact against its checksum; exit 1 with a list of what is damaged or missing."""
+    from harness.inspect import check_store
+
+    problems, summary = check_store(_configure(overlay, assignments, {"results": results}).run.results)
+    for problem in problems:
+        click.echo(problem)
+    click.echo(summary)
+    sys.exit(1 if problems else 0)
+
+
+def _configure(overlay: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
+    """The Config of these options; lists are given as text."""
+    from harness.config import load_config
+    from harness.plan import parse_list
+
+    for name in ("methods", "evaluators", "labels", "ipc", "seeds"):
+        text = options.get(name)
+        if text is not None:
+            options[name] = parse_list(text, name)
+    for name in ("ipc", "seeds"):
+        if options.get(name) is not None:
+            options[name] = [_whole_number(t, name) for t in options[name]]
+    seeds = options.get("seeds")
+    if seeds is not None and len(seeds) == 1 and "," not in str(click.get_current_context().params.get("seeds")):
+        options["seeds"] = seeds[0]
+    return load_config(overlay, assignments, options)
+
+
+def _whole_number(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--{what}: {text!r} is not a whole number") from None
+
+
+def _run(config: Config, dry_run: bool) -> int:
+    from rich.console import Console
+
+    from harness.runner import execute, survey
+    from harness.store import Store
+
+    console = Console(stderr=False)
+    registry, plan = _plan(config)
+    store = Store(config.run.results)
+    state = survey(plan, store, config.run.rerun)
+    if dry_run:
+        _print_plan(console, config, registry, plan, state)
+        return 0
+    store.check_writable()
+    if not state.to_do:
+        console.print(f"{len(plan.cells)} cells, all of them cached", highlight=False)
+        code = "done" if _all_done(state) else "failed"
+    else:
+        from harness.progress import Display
+
+        # The mirror's database is set up before workers start; it takes seconds, so it goes on beside Ray's start.
+        observers: list[Any] = []
+        if config.run.track:
+            from harness.tracking import Mirror
+
+            observers.append(Mirror(store, report=lambda text: console.print(f"[yellow]tracking:[/] {text}", highlight=False)))
+        executor = _executor(config, store)
+        observers.insert(0, Display(console, executor.describe()))
+        code = execute(config, state, store, executor, observers, sys.argv)
+    from harness.summary import print_summary
+
+    print_summary(console, store, plan, state)
+    return {"done": 0, "failed": 1, "interrupted": 130}[code]
+
+
+def _executor(config: Config, store: Any) -> Any:
+    if config.run.executor == "inline":
+        from harness.executors.inline import InlineExecutor
+
+        return InlineExecutor()
+    try:
+        from harness.executors.ray import RayExecutor
+        return RayExecutor(store, config.run.workers)
+    except ImportError as error:
+        raise UsageError(f"the ray executor needs the package {error.name!r}: install it, or use --executor inline") from error
+
+
+def _plan(config: Config) -> tuple[Registry, Plan]:
+    """The graph of a run: plugins, dataset, cells. Everything that can be wrong with a command is found here, before any work."""
+    from harness.config import check_sections
+    from harness.data.cache import describe
+    from harness.plan import plan_run
+    from harness.registry import Registry
+
+    registry = Registry(config.run.plugins, config.plugin_defaults)
+    check_sections(config, registry)
+    dataset = registry.resolve("dataset", config.run.dataset)
+    root = Path(config.run.data_root).expanduser() if config.run.data_root else None
+    if root is not None and not root.is_dir():
+        raise UsageError(f"data root {root} does not exist or is not a folder")
+    plugin = dataset.create(root)
+    section = config.dataset()
+    t, c, h, w = plugin.default_shape
+    shape = (section.frames or t, c, section.size or h, section.size or w)
+    return registry, plan_run(config, registry, dataset, describe(plugin, dataset.name, shape))
+
+
+def _all_done(state: RunState) -> bool:
+    return all(state.records.get(c.key, {}).get("status") in ("done", "skipped") for c in state.plan.cells)
+
+
+def _print_plan(console: Console, config: Config, registry: Registry, plan: Plan, state: RunState) -> None:
+    from harness.summary import print_plan
+
+    print_plan(console, plan, state)
+
+
+def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:
+    from harness.config import load_config
+
+    protocols = load_config(overlay, assignments).protocols
+    width = max((len(n) for n in protocols), default=0)
+    for name, section in protocols.items():
+        recipe = section.train
+        click.echo(f"  {name:<{width}}  {recipe.optimizer} lr {recipe.lr:g}, {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule}")
+        if long:
+            for key, value in recipe.model_dump().items():
+                click.echo(f"  {'':<{width}}    {key} = {value}")

@@ -1,0 +1,58 @@
+"""Tasks one after the other in this process: for debugging, and for machines without Ray."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from harness.executors import Outcome
+from harness.worker import Job, TaskTimeout, run_job
+
+
+class InlineExecutor:
+    """The executor interface without any other process. Memory baselines are those of the whole program."""
+
+    def __init__(self) -> None:
+        self._queue: list[Job] = []
+        self._running: Job | None = None
+
+    def describe(self) -> str:
+        return "inline (this process)"
+
+    def can_take(self, job: Job) -> bool:
+        return not self._queue
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        if not self._queue:
+            return []
+        self._running = job = self._queue.pop(0)
+        record = _with_time_limit(job)
+        self._running = None
+        return [Outcome(job.key, record, record["status"], record["reason"])]
+
+    def close(self) -> list[str]:
+        keys = [self._running.key] if self._running else []
+        self._queue.clear()
+        self._running = None
+        return keys
+
+
+def _with_time_limit(job: Job) -> dict:  # type: ignore[type-arg]
+    """Run a task; past its limit an exception is raised inside of it, at its next Python instruction."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        return run_job(job)
+
+    def expire(_signal: int, _frame: FrameType | None) -> None:
+        raise TaskTimeout(f"ran past its limit of {job.timeout:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, job.timeout)
+    try:
+        return run_job(job)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

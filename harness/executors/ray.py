@@ -1,0 +1,160 @@
+"""Tasks as Ray actors, on one node or a cluster named by RAY_ADDRESS.
+
+Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. Distillations and assets, whose memory is
+a result, get a process of their own; evaluations reuse one, reset between them, because importing torch takes longer than many of
+them. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from harness.executors import Outcome
+from harness.store import Store
+from harness.worker import Job
+
+_OWN_PROCESS = ("asset", "distill")
+
+
+@dataclass
+class _Slot:
+    """One actor and what it holds."""
+
+    actor: Any
+    shape: tuple[int, float]
+    used: bool = False
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: _Slot
+    seen: float | None = None
+    """When the driver first saw the task's heartbeat; its time limit counts from then, not from the wait for resources."""
+
+
+class RayExecutor:
+    """The executor interface on Ray. workers: tasks at a time, 0 for as many as the resources allow."""
+
+    def __init__(self, store: Store, workers: int = 0) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        import ray
+
+        self._ray, self._store, self._workers = ray, store, workers
+        self._own = not ray.is_initialized()
+        if self._own:
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+            if os.environ.get("RAY_ADDRESS"):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                # Tensors go through files, so the object store is kept small (Ray's default is 30 % of the memory).
+                ray.init(num_cpus=max(os.cpu_count() or 1, workers), object_store_memory=128 << 20, **quiet)
+        total = ray.cluster_resources()
+        self._total = (int(total.get("CPU", 1)), float(total.get("GPU", 0)))
+        self._idle: list[_Slot] = []
+        self._busy: dict[Any, _Running] = {}
+
+    def describe(self) -> str:
+        cpus, gpus = self._total
+        nodes = len(self._ray.nodes())
+        return f"ray ({nodes} node{'s' if nodes > 1 else ''}, {cpus} CPUs, {gpus:g} GPUs)"
+
+    def can_take(self, job: Job) -> bool:
+        if self._workers and len(self._busy) >= self._workers:
+            return False
+        cpus, gpus = self._shape(job)
+        used = [r.slot.shape for r in self._busy.values()]
+        return cpus + sum(c for c, _ in used) <= self._total[0] and gpus + sum(g for _, g in used) <= self._total[1] + 1e-9
+
+    def submit(self, job: Job) -> None:
+        slot = self._slot(job)
+        cpus, gpus = slot.shape
+        slot.used = True
+        reference = slot.actor.run.remote({**job.__dict__, "cpus": cpus, "gpus": gpus})
+        self._busy[reference] = _Running(job, slot)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        if not self._busy:
+            return []
+        finished, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=seconds)
+        outcomes = [self._collect(reference) for reference in finished]
+        return outcomes + self._expire()
+
+    def close(self) -> list[str]:
+        keys = [r.job.key for r in self._busy.values()]
+        for slot in [*(r.slot for r in self._busy.values()), *self._idle]:
+            self._ray.kill(slot.actor)
+        self._busy.clear()
+        self._idle.clear()
+        if self._own:
+            self._ray.shutdown()
+        return keys
+
+    def _shape(self, job: Job) -> tuple[int, float]:
+        """CPUs and GPUs that a task gets: no more than there are."""
+        return min(job.cpus, self._total[0]), min(job.gpus, self._total[1])
+
+    def _slot(self, job: Job) -> _Slot:
+        """An actor for this task; idle ones that hold what it needs, or that may not serve it, are given up."""
+        shape, fresh = self._shape(job), job.kind in _OWN_PROCESS
+        for slot in self._idle:
+            if slot.shape == shape and not (fresh and slot.used):
+                self._idle.remove(slot)
+                return slot
+        held = [s.shape for s in self._idle] + [r.slot.shape for r in self._busy.values()]
+        while self._idle and (
+            sum(c for c, _ in held) + shape[0] > self._total[0] or sum(g for _, g in held) + shape[1] > self._total[1] + 1e-9
+        ):
+            victim = self._idle.pop(0)
+            held.remove(victim.shape)
+            self._ray.kill(victim.actor)
+        options = {"num_cpus": shape[0], "num_gpus": shape[1], "max_restarts": 0, "max_task_retries": 0}
+        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape)
+
+    def _collect(self, reference: Any) -> Outcome:
+        running = self._busy.pop(reference)
+        job = running.job
+        try:
+            record = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._ray.kill(running.slot.actor)
+            stored = self._store.read_record(job.key)
+            if stored is not None and stored["provenance"]["sweep"] == job.sweep:
+                return Outcome(job.key, stored, stored["status"], stored["reason"])
+            if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+                return Outcome(job.key, None, "oom", "killed by Ray's memory monitor: the node was out of memory")
+            if isinstance(error, self._ray.exceptions.RayActorError):
+                return Outcome(job.key, None, "failed", "the worker process died (killed, or a crash in native code)")
+            return Outcome(job.key, None, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        if job.kind in _OWN_PROCESS:
+            self._ray.kill(running.slot.actor)
+        else:
+            self._idle.append(running.slot)
+        return Outcome(job.key, record, record["status"], record["reason"])
+
+    def _expire(self) -> list[Outcome]:
+        """Kill what is past its time."""
+        outcomes = []
+        for reference, running in list(self._busy.items()):
+            if running.seen is None and self._store.exists(f"running/{running.job.key}.json"):
+                running.seen = time.monotonic()
+            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout:
+                self._ray.kill(running.slot.actor)
+                del self._busy[reference]
+                self._store.remove(f"running/{running.job.key}.json")
+                outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
+        return outcomes
+
+
+class _Actor:
+    """What runs in the worker process."""
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        from harness.worker import Job, run_job
+
+        return run_job(Job(**job))

@@ -1,0 +1,272 @@
+"""Walks the graph: cache hits out first, then dispatch, statuses, cascades, and a clean end whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+from harness.config import Config
+from harness.executors import Executor, Outcome
+from harness.plan import KINDS, Plan, Task, walk
+from harness.provenance import collect_environment, collect_provenance
+from harness.store import Store
+from harness.worker import Job, new_record, now
+
+_POLL_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """Follows a run: the display, and the MLflow mirror. None of its failures may touch the run, so it must not raise."""
+
+    def start(self, sweep: Mapping[str, Any], state: RunState) -> None: ...
+
+    def submitted(self, task: Task) -> None: ...
+
+    def finished(self, task: Task, record: Mapping[str, Any]) -> None: ...
+
+    def tick(self, running: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def end(self, status: str) -> None: ...
+
+
+@dataclass
+class RunState:
+    """What is known of every task of a run. records holds cache hits and what has ended since."""
+
+    plan: Plan
+    to_do: dict[str, Task]
+    records: dict[str, dict[str, Any]]
+    damaged: list[str]
+    cached: set[str] = field(default_factory=set)
+    ended: dict[str, str] = field(default_factory=dict)
+    """Key -> status of the tasks that ended in this run."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """kind -> {"total", "done", "to_do"} before anything runs: what --dry-run prints."""
+        counts = {}
+        for kind in KINDS:
+            tasks = self.plan.of_kind(kind)
+            to_do = sum(t.key in self.to_do for t in tasks)
+            done = sum(self.records.get(t.key, {}).get("status") == "done" for t in tasks)
+            counts[kind] = {"total": len(tasks), "done": done, "to_do": to_do}
+        return counts
+
+
+def survey(plan: Plan, store: Store, rerun: str) -> RunState:
+    """Compare the plan with the store: what is done, and which tasks the unfinished cells still need.
+
+    rerun: "failed" runs all that is not done, "none" only what has no record at all, "all" everything. A cell that is done asks for
+    nothing upstream, so cache hits load no data.
+    """
+    records, damaged = store.read_records(plan.tasks)
+    damaged = [line for line in damaged if any(key in line for key in plan.tasks)]
+
+    def settled(task: Task) -> bool:
+        if rerun == "all":
+            return False
+        record = records.get(task.key)
+        if record is None or task.skip is not None:
+            return record is not None and record["status"] == "skipped"
+        if record["status"] != "done":
+            return rerun == "none"
+        return task.kind in ("data", "evaluate") or all(store.exists(f"artifacts/{task.key}/{n}") for n in record["artifacts"])
+
+    wanted = [c.key for c in plan.cells if not settled(plan.tasks[c.key])]
+    needed: dict[str, Task] = {}
+    stack = [plan.tasks[k] for k in wanted]
+    while stack:
+        task = stack.pop()
+        if task.key in needed:
+            continue
+        needed[task.key] = task
+        if task.skip is None:
+            upstream = [plan.tasks[k] for k in task.inputs.values()]
+            stack += [t for t in upstream if not settled(t)]
+    to_do = {t.key: t for t in walk(plan.tasks, wanted) if t.key in needed}
+    state = RunState(plan, to_do, records, damaged)
+    state.cached = {c.key for c in plan.cells if c.key not in to_do}
+    return state
+
+
+def execute(config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], command: Sequence[str]) -> str:
+    """Run what is to do. Returns "done", "failed" (some cell is not done) or "interrupted"; the executor is closed in every case."""
+    sweep = _open_sweep(config, state, store, command)
+    run = _Run(config, state, store, executor, observers, sweep)
+    status = "interrupted"
+    try:
+        with _stoppable():
+            for observer in observers:
+                observer.start(sweep, state)
+            run.loop()
+            status = run.status()
+    except KeyboardInterrupt:
+        status = "interrupted"
+    finally:
+        # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful.
+        with _deaf():
+            run.interrupt(executor.close())
+            store.write_json(f"sweeps/{sweep['id']}.json", {**sweep, "ended_at": now(), "status": status})
+            for observer in observers:
+                observer.end(status)
+    return status
+
+
+class _Run:
+    def __init__(
+        self, config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], sweep: Mapping[str, Any]
+    ) -> None:
+        self.config, self.state, self.store, self.executor, self.observers = config, state, store, executor, observers
+        self.sweep, self.provenance = sweep, collect_provenance()
+        self.running: dict[str, Task] = {}
+
+    def loop(self) -> None:
+        waiting = sorted(self.state.to_do.values(), key=lambda t: KINDS.index(t.kind))
+        last_tick = 0.0
+        while waiting or self.running:
+            waiting = self._settle(waiting)
+            for task in list(waiting):
+                if not self._ready(task):
+                    continue
+                job = self._job(task)
+                if not self.executor.can_take(job):
+                    break  # in order: a small task may not starve the asset that others wait for
+                waiting.remove(task)
+                self.running[task.key] = task
+                self.executor.submit(job)
+                for observer in self.observers:
+                    observer.submitted(task)
+            for outcome in self.executor.wait(_POLL_SECONDS):
+                self._finish(self.running.pop(outcome.key), outcome)
+            if time.monotonic() - last_tick >= _POLL_SECONDS:
+                last_tick = time.monotonic()
+                self._tick()
+
+    def status(self) -> str:
+        cells = [self.state.plan.tasks[c.key] for c in self.state.plan.cells]
+        fine = all(t.skip is not None or self.state.records.get(t.key, {}).get("status") == "done" for t in cells)
+        return "done" if fine else "failed"
+
+    def interrupt(self, keys: Sequence[str]) -> None:
+        """Close the books on tasks that were stopped; one that had just finished keeps its record."""
+        for key in {*keys, *self.running}:
+            task = self.running.pop(key, None)
+            stored = self.store.read_record(key)
+            mine = stored is not None and stored["provenance"]["sweep"] == self.sweep["id"]
+            if task is not None:
+                self._finish(task, Outcome(key, stored if mine else None, "interrupted", "stopped by the user"))
+            self.store.remove(f"running/{key}.json")
+
+    def _settle(self, waiting: list[Task]) -> list[Task]:
+        """Write off what cannot run: declined by its plugin, or resting on a task that did not end well."""
+        left = []
+        for task in waiting:
+            reason = task.skip
+            if reason is None:
+                for name, key in task.inputs.items():
+                    upstream = self.state.records.get(key)
+                    over = key not in self.state.to_do or key in self.state.ended
+                    if over and upstream is not None and upstream["status"] != "done":
+                        reason = f"{name} {self.state.plan.tasks[key].name!r} is {upstream['status']}: {upstream['reason']}"
+                        break
+            if reason is None:
+                left.append(task)
+            else:
+                self._finish(task, Outcome(task.key, None, "skipped", reason))
+        return left
+
+    def _ready(self, task: Task) -> bool:
+        return all(k not in self.state.to_do or self.state.ended.get(k) == "done" for k in task.inputs.values())
+
+    def _finish(self, task: Task, outcome: Outcome) -> None:
+        record = outcome.record
+        if record is None:
+            record = {**new_record(self._job(task)), "status": outcome.status, "reason": outcome.reason}
+            self.store.write_record(record)
+        self.state.records[task.key] = record
+        self.state.ended[task.key] = record["status"]
+        for observer in self.observers:
+            observer.finished(task, record)
+
+    def _tick(self) -> None:
+        beats = [self.store.read_json(f"running/{key}.json") for key in self.running]
+        for observer in self.observers:
+            observer.tick([b for b in beats if b is not None])
+
+    def _job(self, task: Task) -> Job:
+        run = self.config.run
+        return Job(
+            key=task.key,
+            kind=task.kind,
+            name=task.name,
+            spec=task.spec,
+            inputs=task.inputs,
+            results=self.store.root,
+            cache=cache_folder(config=self.config, store=self.store),
+            data_root=os.path.abspath(run.data_root) if run.data_root else "",
+            plugins=tuple(os.path.abspath(p) for p in run.plugins),
+            cpus=min(task.resources.cpus, os.cpu_count() or 1) if run.executor == "inline" else task.resources.cpus,
+            gpus=0.0 if run.device == "cpu" else task.resources.gpus,
+            device=run.device,
+            deterministic=run.deterministic,
+            timeout=run.timeout,
+            sweep=self.sweep["id"],
+            provenance={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
+        )
+
+
+def cache_folder(config: Config, store: Store) -> str:
+    """Where decoded clips and checkpoints lie: a local folder in any case, because clips are memory-mapped."""
+    if config.run.cache:
+        return os.path.abspath(config.run.cache)
+    if store.is_local:
+        return os.path.join(store.path, "cache")
+    return os.path.join(os.path.expanduser("~"), ".cache", "video-distillation-harness")
+
+
+def _open_sweep(config: Config, state: RunState, store: Store, command: Sequence[str]) -> dict[str, Any]:
+    started = now()
+    sweep = {
+        "id": f"{started[:19].replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:6]}",
+        "command": " ".join(command),
+        "started_at": started,
+        "ended_at": None,
+        "status": "running",
+        "cells": [asdict(c) for c in state.plan.cells],
+        "config": config.model_dump(mode="json"),
+        **collect_provenance(),
+        **collect_environment(),
+    }
+    store.write_json(f"sweeps/{sweep['id']}.json", sweep)
+    return sweep
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a run the way Ctrl-C does."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""The tables that a run ends with and that --dry-run prints."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.plan import Plan
+from harness.registry import natural_key
+from harness.rows import cell_rows
+from harness.runner import RunState
+from harness.store import Store
+
+_SHOWN_CELLS = 40
+
+
+def print_plan(console: Console, plan: Plan, state: RunState) -> None:
+    """The task graph as counts, then what each cell resolves to."""
+    counts = Table(title="tasks", title_justify="left")
+    for column in ("kind", "total", "done", "to do"):
+        counts.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, n in state.counts().items():
+        counts.add_row(kind, str(n["total"]), str(n["done"]), str(n["to_do"]))
+    console.print(counts)
+    console.print("[bold]parameters[/]", highlight=False)
+    shown: dict[str, Mapping[str, Any]] = {}
+    for task in plan.tasks.values():
+        for kind in ("dataset", "asset", "method", "evaluator", "protocol"):
+            spec = task.spec.get(kind)
+            if spec is None or (kind == "protocol" and task.kind != "evaluate"):
+                continue
+            recipe = "recipe of full" if task.spec.get("budget") is None and kind == "protocol" else kind
+            params = spec["params"] if kind != "protocol" else {k: v for k, v in spec.items() if k != "name"}
+            shown.setdefault(f"{recipe} {spec.get('label', spec['name'])} {params}", {"what": recipe, "spec": spec, "params": params})
+    for entry in shown.values():
+        spec, values = entry["spec"], ", ".join(f"{k}={v}" for k, v in entry["params"].items())
+        console.print(f"  {entry['what']} {spec.get('label', spec['name'])}: {values or 'no parameters'}", highlight=False, markup=False, soft_wrap=True)
+    console.print("[bold]cells[/]", highlight=False)
+    for cell in plan.cells[:_SHOWN_CELLS]:
+        task = plan.tasks[cell.key]
+        standing = "to do" if cell.key in state.to_do else state.records[cell.key]["status"]
+        standing = f"skipped: {task.skip}" if task.skip else standing
+        console.print(f"  {cell.key[:12]}  {task.name}  {standing}", highlight=False, markup=False, soft_wrap=True)
+    if len(plan.cells) > _SHOWN_CELLS:
+        console.print(f"  ... and {len(plan.cells) - _SHOWN_CELLS} more", highlight=False)
+
+
+def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -> None:
+    """One line per method, IPC, label mode and evaluator: means over seeds; then what failed, and where to look next."""
+    upstream = {k for t in plan.tasks.values() for k in t.inputs.values()}
+    missing = [k for k in upstream | set(plan.tasks) if k not in state.records]
+    records = {**state.records, **store.read_records(missing)[0]}
+    wanted = {c.key for c in plan.cells}
+    rows = [r for r in cell_rows(records) if r["key"] in wanted]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method_label"], row["ipc"], row["labels"], row["evaluator_label"]), []).append(row)
+    table = Table(title=f"{plan.cells[0].dataset}, protocol {plan.cells[0].protocol} (mean ± sample std over n seeds)", title_justify="left")
+    for column in ("method", "IPC", "labels", "evaluator", "n", "accuracy %", "of full %", "frames %", "peak CPU MiB", "peak GPU MiB", "distil s", "train s"):
+        table.add_column(column, justify="left" if column in ("method", "labels", "evaluator") else "right")
+    for key in sorted(groups, key=lambda k: (k[1] or 10**9, natural_key(k[0]), k[2], natural_key(k[3]))):
+        group = groups[key]
+        done = [r for r in group if r["status"] == "done"]
+        n = str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
+        table.add_row(
+            key[0],
+            "all" if key[1] is None else str(key[1]),
+            key[2],
+            key[3],
+            n,
+            _spread([r["accuracy"] for r in done], 100, 1),
+            _mean([r["relative_accuracy"] for r in done], 100, 1),
+            _mean([r["frame_fraction"] for r in done], 100, 3),
+            _mean([r["peak_cpu_mib"] for r in done], 1, 0),
+            _mean([r["peak_gpu_mib"] for r in done], 1, 0),
+            _mean([r["distill_seconds"] for r in done], 1, 1),
+            _mean([r["train_seconds"] for r in done], 1, 1),
+        )
+    console.print(table)
+    bad = [t for t in plan.tasks.values() if state.records.get(t.key, {}).get("status", "done") not in ("done", "skipped")]
+    skips = [c for c in plan.cells if state.records.get(c.key, {}).get("status") == "skipped"]
+    for task in bad:
+        record = state.records[task.key]
+        where = f" (log: {store.root}/{record['log']})" if record.get("log") else ""
+        console.print(f"{record['status']}: {task.kind} {task.name}: {record['reason']}{where}", style="red", highlight=False, markup=False, soft_wrap=True)
+    for cell in skips:
+        record = state.records[cell.key]
+        console.print(f"skipped: {record['name']}: {record['reason']}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    flag = "" if store.root.endswith("/results") else f" --results {store.root}"
+    console.print(f"records: {store.root}/records", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"next: python -m harness report{flag}   (tables and figures)", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"      python -m harness ui{flag}       (MLflow comparison, http://127.0.0.1:5000)", highlight=False, markup=False, soft_wrap=True)
+
+
+def _spread(values: list[float | None], scale: float, digits: int) -> str:
+    known = [v * scale for v in values if v is not None]
+    if not known:
+        return "—"
+    if len(known) == 1:
+        return f"{known[0]:.{digits}f}"
+    return f"{statistics.fmean(known):.{digits}f} ± {statistics.stdev(known):.{digits}f}"
+
+
+def _mean(values: list[float | None], scale: float, digits: int) -> str:
+    known = [v * scale for v in values if v is not None]
+    return f"{statistics.fmean(known):.{digits}f}" if known else "—"
