@@ -18,7 +18,7 @@ SMALL = Path(__file__).with_name("small.toml")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--plugin", action="append", default=[], metavar="PATH", help="a Python file with plugins; may be repeated")
-    parser.addoption("--small", action="append", default=[], metavar="SPEC", help="name[key=value,...]: parameters that make a plugin quick")
+    parser.addoption("--small", action="append", default=[], metavar="SPEC", help="name[key=value,...]: what makes a plugin quick")
     parser.addoption("--data-root", default=None, metavar="DIR", help="where a dataset that is read from disk is tested")
 
 
