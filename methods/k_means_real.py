@@ -1,7 +1,7 @@
 """k-means, nearest real clip: mode discovery without generation, the ablation that a generative method has to beat.
 
 The clips of each class are clustered by k-means with k = IPC, and the real clip nearest to each centroid is kept. This is the "mode
-discovery only" row of MGD3 (Chan-Santiago et al., ICML 2025, arXiv 2505.18963), moved to video; guided generation starts from the same modes.
+discovery only" row of MGD3 (Chan-Santiago et al., ICML 2025, arXiv 2505.18963), moved to video.
 
     python -m harness run --methods k_means_real,gvd,random --ipc 1,5,10
 

@@ -63,11 +63,12 @@ def test_colour_clips(method_name: str, distil: Distil) -> None:
 
 
 def test_same_seed_same_set(method_name: str, distil: Distil) -> None:
-    assert distil(method_name, 1).to_bytes() == distil(method_name, 1, again=True).to_bytes()
+    same = distil(method_name, 1).to_bytes() == distil(method_name, 1, again=True).to_bytes()
+    assert same, "two runs with the same context give different sets"
 
 
 def test_another_seed_another_set(method_name: str, distil: Distil, registry: Registry) -> None:
-    sets = [distil(method_name, 3, seed).to_bytes() for seed in (0, 1, 2)]
+    sets = [hashlib.sha256(distil(method_name, 3, seed).to_bytes()).hexdigest() for seed in (0, 1, 2)]
     if getattr(registry.load("method", method_name), "deterministic", False):
         assert len(set(sets)) == 1, "the class says deterministic = True"
     else:
