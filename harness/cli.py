@@ -212,7 +212,9 @@ def _run(config: Config, dry_run: bool) -> int:
     from harness.runner import execute, survey
     from harness.store import Store
 
-    console = Console(stderr=False)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # a log file wraps nothing
     registry, plan = _plan(config)
     store = Store(config.run.results)
     state = survey(plan, store, config.run.rerun)

@@ -59,9 +59,9 @@ def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method_label"], row["ipc"], row["labels"], row["evaluator_label"]), []).append(row)
-    table = Table(title=f"{plan.cells[0].dataset}, protocol {plan.cells[0].protocol} (mean ± sample std over n seeds)", title_justify="left")
-    for column in ("method", "IPC", "labels", "evaluator", "n", "accuracy %", "of full %", "frames %", "peak CPU MiB", "peak GPU MiB", "distil s", "train s"):
-        table.add_column(column, justify="left" if column in ("method", "labels", "evaluator") else "right")
+    table = Table(title=f"{plan.cells[0].dataset}, protocol {plan.cells[0].protocol} (mean ± sample std over n seeds; memory is the peak of distillation)", title_justify="left")
+    for column in ("method", "IPC", "labels", "evaluator", "n", "accuracy %", "of full %", "frames %", "CPU MiB", "GPU MiB", "distil s", "train s"):
+        table.add_column(column, justify="left" if column in ("method", "labels", "evaluator") else "right", no_wrap=True)
     for key in sorted(groups, key=lambda k: (k[1] or 10**9, natural_key(k[0]), k[2], natural_key(k[3]))):
         group = groups[key]
         done = [r for r in group if r["status"] == "done"]

@@ -135,6 +135,7 @@ class _Worker:
         if wants_gpu and not torch.cuda.is_available():
             raise TaskError("device cuda was asked for, but torch sees no GPU here")
         self.device = torch.device("cuda" if wants_gpu else "cpu")
+        self._info: Any = None
         name = torch.cuda.get_device_name() if wants_gpu else _cpu_name()
         record["provenance"].update(device=name, threads=job.cpus, torch=torch.__version__, python=platform.python_version())
         _make_deterministic(job.deterministic)
@@ -248,15 +249,23 @@ class _Worker:
 
     # What the tasks share
 
-    def _open(self) -> Any:
-        from harness.data.cache import describe, open_dataset
+    def _dataset(self) -> tuple[Any, Any]:
+        """The dataset plugin and what it says of itself. Raises TaskError when that is not what was planned."""
+        from harness.data.cache import describe
 
         spec = self.job.spec["dataset"]
         resolved = self.registry.resolve_exactly("dataset", spec["name"], spec["params"])
         plugin = resolved.create(Path(self.job.data_root) if self.job.data_root else None)
-        info = describe(plugin, spec["name"], tuple(spec["clip_shape"]))
-        if info.digest != spec["digest"]:
-            raise TaskError(f"dataset {spec['name']!r} changed after the run was planned: run the command again")
+        if self._info is None:
+            self._info = describe(plugin, spec["name"], tuple(spec["clip_shape"]))
+            if self._info.digest != spec["digest"]:
+                raise TaskError(f"dataset {spec['name']!r} changed after the run was planned: run the command again")
+        return plugin, self._info
+
+    def _open(self) -> Any:
+        from harness.data.cache import open_dataset
+
+        plugin, info = self._dataset()
         return open_dataset(plugin, info, Path(self.job.cache), workers=self.job.cpus, progress=self.beat)
 
     def _seed(self, role: str, *axes: object) -> int:
@@ -296,16 +305,11 @@ class _Worker:
     def _load_asset(self, key: str) -> Any:
         from safetensors.torch import load
 
-        from harness.data.cache import describe
-
         record = self.store.read_record(key)
         if record is None:
             raise TaskError(f"asset {key} has no record: run the command again")
         plugin = self.registry.revive("asset", record["spec"]["asset"]).create()
-        dataset = self.job.spec["dataset"]
-        resolved = self.registry.resolve_exactly("dataset", dataset["name"], dataset["params"])
-        data = resolved.create(Path(self.job.data_root) if self.job.data_root else None)
-        info = describe(data, dataset["name"], tuple(dataset["clip_shape"]))
+        _, info = self._dataset()
         context = self._context(info, self._seed("asset", record["spec"]["asset"]["name"]), record["spec"], record["inputs"])
         return plugin.load(load(self.store.read_artifact(record, "asset.safetensors")), context)
 
@@ -404,6 +408,7 @@ def _make_deterministic(deterministic: bool) -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
     torch.backends.cudnn.benchmark = not deterministic
 
 
