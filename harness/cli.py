@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from harness.config import Config
     from harness.plan import Plan
-    from harness.registry import Registry
-    from harness.runner import RunState
 
 
 class _Verb(click.Command):
@@ -215,16 +213,18 @@ def _run(config: Config, dry_run: bool) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)  # a log file wraps nothing
-    registry, plan = _plan(config)
+    plan = _plan(config)
     store = Store(config.run.results)
     state = survey(plan, store, config.run.rerun)
     if dry_run:
-        _print_plan(console, config, registry, plan, state)
+        from harness.summary import print_plan
+
+        print_plan(console, plan, state)
         return 0
     store.check_writable()
     if not state.to_do:
         console.print(f"{len(plan.cells)} cells, all of them cached", highlight=False)
-        code = "done" if _all_done(state) else "failed"
+        code = "done" if state.all_done() else "failed"
     else:
         from harness.progress import Display
 
@@ -255,7 +255,7 @@ def _executor(config: Config, store: Any) -> Any:
         raise UsageError(f"the ray executor needs the package {error.name!r}: install it, or use --executor inline") from error
 
 
-def _plan(config: Config) -> tuple[Registry, Plan]:
+def _plan(config: Config) -> Plan:
     """The graph of a run: plugins, dataset, cells. Everything that can be wrong with a command is found here, before any work."""
     from harness.config import check_sections
     from harness.data.cache import describe
@@ -272,17 +272,7 @@ def _plan(config: Config) -> tuple[Registry, Plan]:
     section = config.dataset()
     t, c, h, w = plugin.default_shape
     shape = (section.frames or t, c, section.size or h, section.size or w)
-    return registry, plan_run(config, registry, dataset, describe(plugin, dataset.name, shape))
-
-
-def _all_done(state: RunState) -> bool:
-    return all(state.records.get(c.key, {}).get("status") in ("done", "skipped") for c in state.plan.cells)
-
-
-def _print_plan(console: Console, config: Config, registry: Registry, plan: Plan, state: RunState) -> None:
-    from harness.summary import print_plan
-
-    print_plan(console, plan, state)
+    return plan_run(config, registry, dataset, describe(plugin, dataset.name, shape))
 
 
 def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:

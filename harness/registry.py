@@ -288,12 +288,13 @@ def make_config(config_class: type, given: Mapping[str, Any], where: str) -> Any
     """A Config from parameters as text or values, converted to the types of its fields. Raises UsageError, naming field and value."""
     from pydantic import TypeAdapter, ValidationError
 
-    known = [f.name for f in dataclasses.fields(config_class)]
+    types = {f.name: str(f.type) for f in dataclasses.fields(config_class)}
+    known = list(types)
     for key in given:
         if key not in known:
             raise UsageError(f"{where} has no parameter {key!r}{did_you_mean(key, known)}")
     try:
-        return TypeAdapter(config_class).validate_python({k: _literal(v) for k, v in given.items()})
+        return TypeAdapter(config_class).validate_python({k: None if v == "none" and "None" in types[k] else v for k, v in given.items()})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"]) or "configuration"
@@ -309,13 +310,6 @@ def to_jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_jsonable(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _literal(value: Any) -> Any:
-    """Inline text "none" is None; every other text is left to the field's type."""
-    if isinstance(value, str) and value.lower() == "none":
-        return None
-    return value
 
 
 def _plugin_classes(module: ModuleType) -> dict[tuple[str, str], type]:

@@ -48,6 +48,11 @@ class RunState:
     ended: dict[str, str] = field(default_factory=dict)
     """Key -> status of the tasks that ended in this run."""
 
+    def all_done(self) -> bool:
+        """Whether every cell is done, but for those that a plugin declined."""
+        cells = [self.plan.tasks[c.key] for c in self.plan.cells]
+        return all(t.skip is not None or self.records.get(t.key, {}).get("status") == "done" for t in cells)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """kind -> {"total", "done", "to_do"} before anything runs: what --dry-run prints."""
         counts = {}
@@ -149,9 +154,7 @@ class _Run:
                 self._tick()
 
     def status(self) -> str:
-        cells = [self.state.plan.tasks[c.key] for c in self.state.plan.cells]
-        fine = all(t.skip is not None or self.state.records.get(t.key, {}).get("status") == "done" for t in cells)
-        return "done" if fine else "failed"
+        return "done" if self.state.all_done() else "failed"
 
     def interrupt(self, keys: Sequence[str]) -> None:
         """Close the books on tasks that were stopped; one that had just finished keeps its record."""

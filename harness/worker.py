@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, TaskError
+from harness.errors import DistilledSetError, HarnessError, TaskError
 from harness.measure import Phases, release_memory
 from harness.registry import Registry
 from harness.store import SCHEMA, Store
@@ -171,6 +171,7 @@ class _Worker:
 
     def _distill(self) -> None:
         from harness.budget import Budget, audit
+        from harness.distilled import DistilledSet
 
         spec = self.job.spec
         with self.phases.measure("load"):
@@ -187,6 +188,8 @@ class _Worker:
                 context.assets[name]
         with self.phases.measure("distil"):
             stored = plugin.distill(train, budget, context)
+        if not isinstance(stored, DistilledSet):
+            raise DistilledSetError(f"{type(plugin).__name__}.distill must return a DistilledSet, got {type(stored).__name__}")
         self._keep(context)
         stored.validate(budget.clip_shape, budget.classes)
         self.record["metrics"].update(audit(stored, budget))
