@@ -240,7 +240,8 @@ class _Writer:
         if found is not None:
             return str(found.experiment_id)
         root = _artifact_root(self.store) if self.uri.startswith("sqlite:") and self.store.is_local else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=root))
+        # The kind opens the interface in its model training view instead of asking.
+        return str(self.client.create_experiment(EXPERIMENT, root, {"mlflow.experimentKind": "custom_model_development"}))
 
     def _survey(self) -> None:
         """Learn what is mirrored already, and close the runs of drivers that are gone."""
@@ -344,7 +345,7 @@ class _Writer:
 
     def _cell(self, row: Mapping[str, Any], records: Mapping[str, Record]) -> int:
         """Write one cell into its run; 0 when the run holds this very record already."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
 
         key = row["key"]
         record = records[key]
@@ -358,21 +359,20 @@ class _Writer:
             return 0
         provenance = record.get("provenance") or {}
         started, ended = _milliseconds(provenance.get("started_at")), _milliseconds(provenance.get("ended_at"))
-        tags = {KEY: key, "mlflow.runName": record["name"], "harness.status": row["status"], "harness.reason": row["reason"] or ""}
-        tags |= {name: str(value) for name, value in provenance.items() if isinstance(value, (str, int, float, bool))}
+        tags = {KEY: key, "mlflow.runName": record["name"], "harness.status": row["status"], "harness.reason": row["reason"]}
+        tags |= {name: value for name, value in provenance.items() if name not in ("sweep", "started_at", "ended_at", "seconds")}
         if provenance.get("sweep"):
             tags["mlflow.parentRunId"] = self._parent({"id": provenance["sweep"]})
         upstream = records.get(record.get("inputs", {}).get("distill" if row["ipc"] is not None else "teacher", ""), {})
-        if key not in self.runs:
-            run = self.client.create_run(self.experiment, start_time=started, tags=_clip({**tags, OWNER: self.owner}))
-            self.runs[key] = run.info.run_id
-        run_id = self.runs[key]
+        if key in self.runs:
+            self.client.delete_run(self.runs.pop(key))  # an older record of this cell, or half of one: its values would mix with these
+        run_id = self.client.create_run(self.experiment, start_time=started, tags=_clip({**tags, OWNER: self.owner})).info.run_id
+        self.runs[key] = run_id
         params = [Param(name, str(value)[:6000]) for name, value in _params(row, record["spec"]).items()]
         stamp = ended or 0
         metrics = [Metric(name, float(value), stamp, 0) for name, value in _metrics(row, upstream).items()]
         metrics += [Metric(name, float(value), stamp, int(step)) for name, step, value in _curves(record, upstream)]
-        new_tags = [RunTag(name, value) for name, value in _clip(tags).items()]
-        self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params[:100], tags=new_tags[:100])
+        self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params[:100])
         for start in range(_BATCH, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
         if row["relative_accuracy"] is not None:
@@ -440,8 +440,8 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _clip(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as MLflow takes them: text of at most 5,000 characters."""
-    return {name: str(value)[:5000] for name, value in tags.items()}
+    """Tags as MLflow takes them: text of at most 5,000 characters, without the empty ones."""
+    return {name: str(value)[:5000] for name, value in tags.items() if value is not None}
 
 
 def _milliseconds(moment: Any) -> int | None:

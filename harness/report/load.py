@@ -21,7 +21,10 @@ _VERDICTS = ("done", "failed", "oom", "timeout")
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report is made from. superseded: evaluate records that a newer version of their cell replaces. damaged: unreadable files."""
+    """All that a report is made from.
+
+    superseded: keys of evaluate records that a newer version of their cell replaces. damaged: one line for each unreadable file.
+    """
 
     store: Store
     records: Mapping[str, Record]
@@ -72,7 +75,7 @@ def _cause(record: Record, records: Mapping[str, Record]) -> tuple[Record, str]:
             upstream = records.get(key)
             if upstream is not None and upstream["status"] != "done":
                 cause, where = _cause(upstream, records)
-                return cause, where or KIND_WORDS.get(upstream["kind"], upstream["kind"])
+                return cause, where or KIND_WORDS[upstream["kind"]]
     return record, ""
 
 
@@ -134,14 +137,15 @@ def _cell_identity(record: Record) -> str:
 def _version(record: Record, records: Mapping[str, Record]) -> tuple[str, str | None]:
     """(hash of the record's own specification, hash of its inputs' specifications or None where one is not there), seeds left out."""
     own = content_hash(_without_seed(record["spec"]))
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, tuple[str, str]] = {}
     for name, key in sorted(record.get("inputs", {}).items()):
         upstream = records.get(key)
         if upstream is None:
             return own, None
-        inputs[name] = _version(upstream, records)
-        if inputs[name][1] is None:
+        spec, closure = _version(upstream, records)
+        if closure is None:
             return own, None
+        inputs[name] = spec, closure
     return own, content_hash(inputs)
 
 

@@ -49,12 +49,13 @@ def _caption(group: Group, columns: Sequence[int], has_full: bool) -> str:
     if columns:
         reference = " and share of the accuracy of full" if has_full else ""
         parts.append(
-            f"Second line: difference to random in points with its 95 % Student-t interval over paired seeds{reference}. Third line: frames stored / native frames of the "
-            "training split, peak memory of the distillation (the allocator's on a GPU, else the process's), seconds of the distillation "
-            "without shared assets."
+            f"Second line: difference to random in points with its 95 % Student-t interval over paired seeds{reference}. Third line: "
+            "frames stored / native frames of the training split, peak memory of the distillation (the allocator's on a GPU, else the "
+            "process's), seconds of the distillation without shared assets."
         )
         parts.append(
-            f"Bold: the best of a column and every method that a paired t-test (Holm within the column, α = {ALPHA}) does not separate from it."
+            "Bold: the best of a column and every method that a paired t-test (Holm within the column, "
+            f"α = {ALPHA}) does not separate from it."
         )
     if group.labels == "native":
         parts.append("Methods train on labels of their own: a difference may be that of the labels.")
@@ -148,7 +149,7 @@ def _gain(cell: CellResult, cells: Sequence[CellResult]) -> tuple[str, dict[str,
         return "", {}
     mean = sum(differences) / len(differences)
     interval = t_interval(differences)
-    data = {
+    data: dict[str, object] = {
         "gain_over_random": mean,
         "gain_low": interval[0] if interval else None,
         "gain_high": interval[1] if interval else None,
@@ -165,7 +166,12 @@ def _relative(cell: CellResult, full: CellResult | None) -> float | None:
 
 
 def _cost_line(cell: CellResult) -> str:
-    fraction, gpu, cpu, took = cell.average("frame_fraction"), cell.peak("peak_gpu_mib"), cell.peak("peak_cpu_mib"), cell.average("distill_seconds")
+    fraction, gpu, cpu, took = (
+        cell.average("frame_fraction"),
+        cell.peak("peak_gpu_mib"),
+        cell.peak("peak_cpu_mib"),
+        cell.average("distill_seconds"),
+    )
     memory = f"{mebibytes(gpu)} GPU" if gpu is not None else f"{mebibytes(cpu)} CPU" if cpu is not None else ""
     frames = f"{percent(fraction, 2)} % frames" if fraction is not None else ""
     return " · ".join(part for part in (frames, memory, seconds(took) if took is not None else "") if part)

@@ -180,15 +180,15 @@ def to_csv(table: Table) -> str:
         writer.writerow([table.corner, *table.columns])
         for row in table.rows:
             values = [[_plain(cell.data.get("value", cell.text)), *[""] * (cell.span - 1)] for cell in row.cells]
-            writer.writerow([row.label.text, *(value for cell in values for value in cell)])
+            writer.writerow([row.label.text, *(text for texts in values for text in texts)])
         return out.getvalue()
     writer.writerow([table.corner, table.across, *names, "notes", "records"])
     for row in table.rows:
         column = 0
         for cell in row.cells:
             across = table.columns[column] if cell.span == 1 else ""
-            values = [_plain(cell.data.get(name)) for name in names]
-            writer.writerow([row.label.text, across, *values, "; ".join((*row.label.notes, *cell.notes)), " ".join(cell.records)])
+            numbers = [_plain(cell.data.get(name)) for name in names]
+            writer.writerow([row.label.text, across, *numbers, "; ".join((*row.label.notes, *cell.notes)), " ".join(cell.records)])
             column += cell.span
     return out.getvalue()
 

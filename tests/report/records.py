@@ -25,7 +25,9 @@ TEST_CLIPS = 240
 class Builder:
     """Writes records into a store, keyed as the plan keys them: by a hash of their specification and inputs."""
 
-    def __init__(self, root: Path, *, dataset: str = "moving-digits", protocol: str = "quick", started: str = "2026-03-01T10:00:00+00:00") -> None:
+    def __init__(
+        self, root: Path, *, dataset: str = "moving-digits", protocol: str = "quick", started: str = "2026-03-01T10:00:00+00:00"
+    ) -> None:
         self.store = Store(root)
         self.dataset = {"name": dataset, "label": dataset, "params": {}, "digest": "d" * 12, "clip_shape": CLIP_SHAPE}
         self.protocol = {"name": protocol, "optimizer": "sgd", "lr": 0.01, "epochs": 60}
@@ -34,7 +36,9 @@ class Builder:
         self.device = "cpu"
         self.sweep = "20260301-100000-abcd"
         self.minute = 0
-        self.data = self.write("data", f"prepare {dataset}", {"dataset": self.dataset}, {}, metrics={"native_train_frames": NATIVE_FRAMES, "clips": 1800})
+        self.data = self.write(
+            "data", f"prepare {dataset}", {"dataset": self.dataset}, {}, metrics={"native_train_frames": NATIVE_FRAMES, "clips": 1800}
+        )
 
     def write(self, kind: str, name: str, spec: dict[str, Any], inputs: dict[str, str], **fields: Any) -> str:
         key = content_hash({"kind": kind, "spec": spec, "inputs": inputs})
@@ -83,13 +87,23 @@ class Builder:
         return {"name": name, "label": name, "params": {"width": 32}, "digest": "e" * 12}
 
     def teacher(self, evaluator: str, seed: int = 0) -> str:
-        spec = {"dataset": self.dataset, "asset": {"name": "teacher", "label": "teacher", "params": {"evaluator": evaluator, "seed": seed}, "digest": "t"}}
+        spec = {
+            "dataset": self.dataset,
+            "asset": {"name": "teacher", "label": "teacher", "params": {"evaluator": evaluator, "seed": seed}, "digest": "t"},
+        }
         phases = {"train": phase(80.0, 410.0)}
         return self.write("asset", f"teacher[evaluator={evaluator}]", spec, {"data": self.data}, phases=phases, curves={"loss": curve(400)})
 
     def distill(self, label: str, ipc: int, seed: int, *, preview: bool = True, stored: int = 1024, **fields: Any) -> str:
         frames = ipc * len(CLASSES) * CLIP_SHAPE[0]
-        spec = {"dataset": self.dataset, "budget": budget(ipc), "method": self.method(label), "networks": {}, "protocol": self.protocol, "seed": seed}
+        spec = {
+            "dataset": self.dataset,
+            "budget": budget(ipc),
+            "method": self.method(label),
+            "networks": {},
+            "protocol": self.protocol,
+            "seed": seed,
+        }
         metrics = {
             "frames_stored": frames,
             "stored_bytes": frames * stored,
@@ -99,8 +113,13 @@ class Builder:
             "teacher_accuracy": 0.8,
         }
         heavy = 0 if label == "random" else 150
-        phases = {"distil": {**phase(0.05 if label == "random" else 4.0 * ipc, 300.0 + heavy), "baseline_cpu_mib": 290.0}, "assets": phase(0.2, 300.0)}
-        key = self.write("distill", f"{label} ipc {ipc} seed {seed}", spec, {"data": self.data}, **{"metrics": metrics, "phases": phases, **fields})
+        phases = {
+            "distil": {**phase(0.05 if label == "random" else 4.0 * ipc, 300.0 + heavy), "baseline_cpu_mib": 290.0},
+            "assets": phase(0.2, 300.0),
+        }
+        key = self.write(
+            "distill", f"{label} ipc {ipc} seed {seed}", spec, {"data": self.data}, **{"metrics": metrics, "phases": phases, **fields}
+        )
         if preview and fields.get("status", "done") == "done":
             record = self.store.read_record(key)
             assert record is not None
@@ -112,7 +131,18 @@ class Builder:
             self.store.write_record(record)
         return key
 
-    def evaluate(self, label: str, ipc: int | None, seed: int, upstream: str, *, evaluator: str = "convnet3d", labels: str = "hard", accuracy: float = 0.5, **fields: Any) -> str:
+    def evaluate(
+        self,
+        label: str,
+        ipc: int | None,
+        seed: int,
+        upstream: str,
+        *,
+        evaluator: str = "convnet3d",
+        labels: str = "hard",
+        accuracy: float = 0.5,
+        **fields: Any,
+    ) -> str:
         spec = {
             "dataset": self.dataset,
             "budget": budget(ipc) if ipc else None,
@@ -178,7 +208,9 @@ def picture(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def comparison(root: Path, *, methods: tuple[str, ...] = ("random", "dm", "gvd", "gvd[guidance=0]"), seeds: int = 5, full: bool = True) -> Builder:
+def comparison(
+    root: Path, *, methods: tuple[str, ...] = ("random", "dm", "gvd", "gvd[guidance=0]"), seeds: int = 5, full: bool = True
+) -> Builder:
     """A comparison with everything in it: two evaluators, three budgets, a failed seed, a method that runs out of memory at IPC 10."""
     build = Builder(root)
     for name, shift in EVALUATORS.items():
@@ -194,15 +226,24 @@ def comparison(root: Path, *, methods: tuple[str, ...] = ("random", "dm", "gvd",
                     continue
                 if label == "dm" and ipc == 5 and seed == 4:
                     for name in EVALUATORS:
-                        build.fail(label, ipc, seed, status="failed", reason="stored tensor 'clips' holds NaN or infinite values", evaluator=name)
+                        build.fail(
+                            label, ipc, seed, status="failed", reason="stored tensor 'clips' holds NaN or infinite values", evaluator=name
+                        )
                     continue
                 upstream = build.distill(label, ipc, seed, preview=seed == 0)
                 for name, shift in EVALUATORS.items():
-                    noise = np.random.default_rng([seed, ipc, len(name)]).normal(0, 0.012) + np.random.default_rng([seed, ipc, len(label)]).normal(0, 0.006)
+                    noise = np.random.default_rng([seed, ipc, len(name)]).normal(0, 0.012) + np.random.default_rng(
+                        [seed, ipc, len(label)]
+                    ).normal(0, 0.006)
                     accuracy = base[i] + shift + noise - (0.06 if "guidance" in label else 0)
                     build.evaluate(label, ipc, seed, upstream, evaluator=name, accuracy=accuracy)
     build.store.write_json(
         f"sweeps/{build.sweep}.json",
-        {"id": build.sweep, "started_at": build.started, "command": "python -m harness run --methods random,dm,gvd --ipc 1,5,10", "status": "finished"},
+        {
+            "id": build.sweep,
+            "started_at": build.started,
+            "command": "python -m harness run --methods random,dm,gvd --ipc 1,5,10",
+            "status": "done",
+        },
     )
     return build
