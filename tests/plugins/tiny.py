@@ -100,9 +100,9 @@ class Misbehave:
     @dataclass(frozen=True)
     class Config:
         how: str = "raise"
-        """raise, nan, shape, frames, labels, nonfinite, sleep, die, oom, decline, test."""
+        """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, decline."""
         marker: str = ""
-        """A file: with how=once, fail until it exists."""
+        """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -135,6 +135,8 @@ class Misbehave:
             os._exit(9)
         if how == "oom":
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
+        if how == "slow-once" and not Path(self.config.marker).exists():
+            time.sleep(60)
         if how == "once" and not Path(self.config.marker).exists():
             raise RuntimeError("not yet")
         return good

@@ -1,0 +1,30 @@
+"""What the README shows is what works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.conftest import PROJECT, Harness
+
+
+def test_the_third_party_method_of_the_readme_runs(harness: Harness, tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    source = re.search(r"<!-- third-party-method -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert source is not None
+    plugin = tmp_path / "brightest.py"
+    plugin.write_text(source[1], encoding="utf-8")
+    methods = "brightest,brightest[darkest=true],random"
+    done = harness("run", "--plugin", str(plugin), "--methods", methods, "--ipc", "1", "--seeds", "1", "--no-reference")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("*.json")]
+    done_cells = {r["spec"]["method"]["label"] for r in records if r["kind"] == "evaluate" and r["status"] == "done"}
+    assert done_cells == {"brightest", "brightest[darkest=true]", "random"}
+
+
+def test_every_verb_of_the_readme_exists() -> None:
+    from harness.cli import main
+
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"python -m harness (\w+)", text)) <= set(main.commands)
