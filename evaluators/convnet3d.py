@@ -73,7 +73,7 @@ class ConvNet3D(nn.Module):
             c = out
         self.stages = nn.Sequential(*stages)
         head = (2, 2, 2) if h > 64 else (2, 1, 1)
-        self.head_pool = nn.AvgPool3d(tuple(min(k, n) for k, n in zip(head, size, strict=True)), stride=1)
+        self.head_pool = nn.AvgPool3d(tuple(min(k, n) for k, n in zip(head, size, strict=True)), stride=1)  # type: ignore[arg-type]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv3d(c, classes, 1)
 

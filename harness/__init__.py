@@ -33,7 +33,29 @@ _PUBLIC = {
     "predict_logits": "harness.training",
     "train_network": "harness.training",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "Asset",
+    "Budget",
+    "BudgetError",
+    "Clip",
+    "Context",
+    "DataError",
+    "DatasetInfo",
+    "DistilledSet",
+    "DistilledSetError",
+    "Item",
+    "Split",
+    "TaskError",
+    "TrainingProtocol",
+    "asset",
+    "dataset",
+    "embed_clips",
+    "evaluator",
+    "method",
+    "normalise",
+    "predict_logits",
+    "train_network",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,6 @@ from harness import __version__
 from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.config import Config
     from harness.plan import Plan
 
@@ -71,7 +69,11 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: parallel, also on a cluster; inline: this process.")
 @click.option("--workers", type=click.IntRange(0), help="Tasks at a time; 0: as many as the CPUs or GPUs allow.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may take.")
-@click.option("--rerun", type=click.Choice(["none", "failed", "all"]), help="What runs again: nothing that has a record, all that is not done, all.")
+@click.option(
+    "--rerun",
+    type=click.Choice(["none", "failed", "all"]),
+    help="What runs again: only what has no record, all that is not done, all.",
+)
 @click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
 @click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
@@ -282,7 +284,8 @@ def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: boo
     width = max((len(n) for n in protocols), default=0)
     for name, section in protocols.items():
         recipe = section.train
-        click.echo(f"  {name:<{width}}  {recipe.optimizer} lr {recipe.lr:g}, {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule}")
+        told = f"{recipe.optimizer} lr {recipe.lr:g}, {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule}"
+        click.echo(f"  {name:<{width}}  {told}")
         if long:
             for key, value in recipe.model_dump().items():
                 click.echo(f"  {'':<{width}}    {key} = {value}")

@@ -93,9 +93,9 @@ class ResourcesConfig(_Section):
 class DatasetConfig(_Section):
     """[datasets.NAME]: clip shape, default protocol, and the plugin's own parameters."""
 
-    frames: int | None = Field(None, ge=1)
+    frames: int | None = Field(default=None, ge=1)
     """Frames of a clip; none: the dataset's default."""
-    size: int | None = Field(None, ge=4)
+    size: int | None = Field(default=None, ge=4)
     """Height and width of a clip in pixels; none: the dataset's default."""
     protocol: str = "quick"
     params: Mapping[str, Any] = Field(default_factory=dict)

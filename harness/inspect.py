@@ -22,7 +22,8 @@ def describe_store(root: str) -> str:
         lines.append(f"{kind:<9} {', '.join(parts) or 'none'}")
     lines += [f"damaged   {line}" for line in damaged]
     for sweep in sweeps[-5:]:
-        lines.append(f"sweep {sweep['id']}: {sweep['status']}, {len(sweep['cells'])} cells, started {sweep['started_at']}: {sweep['command']}")
+        cells = len(sweep["cells"])
+        lines.append(f"sweep {sweep['id']}: {sweep['status']}, {cells} cells, started {sweep['started_at']}: {sweep['command']}")
     folder = f"{store.path}/running"
     for name in store.fs.ls(folder, detail=False) if store.fs.isdir(folder) else ():
         beat = store.read_json(f"running/{str(name).rsplit('/', 1)[-1]}")

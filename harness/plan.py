@@ -10,7 +10,6 @@ from typing import Any, Literal
 from harness.config import Config, Resources
 from harness.errors import UsageError
 from harness.plugin import Asset, DatasetInfo
-from harness.protocol import TrainingProtocol
 from harness.registry import Registry, Resolved, natural_key, split_list
 from harness.store import SCHEMA, content_hash
 
@@ -99,7 +98,8 @@ class _Planner:
             if ipc > smallest:
                 label = self.info.classes[self.info.train_per_class.index(smallest)]
                 raise UsageError(
-                    f"IPC {ipc} is above what a class holds: {label!r} of {self.info.name!r} has {smallest} training clips. Valid: 1 to {smallest}"
+                    f"IPC {ipc} is above what a class holds: {label!r} of {self.info.name!r} has {smallest} training clips. "
+                    f"Valid: 1 to {smallest}"
                 )
         references = [m for m in methods if _is_reference(m)]
         budgeted = [m for m in methods if not _is_reference(m)]
@@ -202,7 +202,7 @@ class _Planner:
 
     def _asset(self, asset: Asset) -> str:
         name = asset.name
-        resolved = self.registry.resolve("asset", name, {k: v for k, v in asset.params.items()})
+        resolved = self.registry.resolve("asset", name, dict(asset.params))
         plugin = resolved.create()
         spec = {
             "dataset": self.dataset_spec,

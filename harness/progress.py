@@ -83,7 +83,8 @@ class Display:
         )
         for beat in self.running:
             share = f"{100 * beat['done'] // beat['total']:3d} %" if beat["total"] else "  ..."
-            lines.append(Text(f"  {share}  {beat['name']}  on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s", style="dim"))
+            where = f"on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s"
+            lines.append(Text(f"  {share}  {beat['name']}  {where}", style="dim"))
         return Group(*lines)
 
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import harness
 
-_PACKAGES = ("torch", "torchvision", "diffusers", "timm", "pytorchvideo", "ray", "mlflow", "scikit-learn", "numpy", "pandas", "av", "safetensors")
+_PACKAGES = (
+    *("torch", "torchvision", "diffusers", "timm", "pytorchvideo", "ray", "mlflow"),
+    *("scikit-learn", "numpy", "pandas", "av", "safetensors"),
+)
 
 
 def git_state() -> dict[str, Any]:
@@ -33,7 +36,7 @@ def collect_provenance() -> dict[str, Any]:
 
 def collect_environment() -> dict[str, Any]:
     """What goes into the sweep: package versions, machine, owner."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -132,7 +132,9 @@ class Registry:
     defaults: kind -> name -> parameters from bench.toml that override a plugin's own defaults.
     """
 
-    def __init__(self, plugin_files: Sequence[str | Path] = (), defaults: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None) -> None:
+    def __init__(
+        self, plugin_files: Sequence[str | Path] = (), defaults: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None
+    ) -> None:
         self.plugin_files = tuple(str(Path(p).expanduser().resolve()) for p in plugin_files)
         self._defaults = defaults or {}
         self._infos: dict[tuple[str, str], PluginInfo] = {}
@@ -246,12 +248,14 @@ class Registry:
             if not isinstance(node, ast.ClassDef):
                 continue
             for decorator in node.decorator_list:
-                if not (isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id in KINDS and decorator.args):
+                if not (isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.args):
+                    continue
+                if decorator.func.id not in KINDS:
                     continue
                 name = ast.literal_eval(decorator.args[0])
                 summary = (ast.get_docstring(node) or "").split("\n")[0]
-                error = f"No module named {missing!r}" if missing else None
-                self._add(PluginInfo(decorator.func.id, name, summary, origin, module, path, _params(node), error))
+                reason = f"No module named {missing!r}" if missing else None
+                self._add(PluginInfo(decorator.func.id, name, summary, origin, module, path, _params(node), reason))
 
     def _add_file(self, path: Path) -> None:
         """Import a file that was named by --plugin; one that fails is listed as unavailable and breaks nothing else."""

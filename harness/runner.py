@@ -55,7 +55,7 @@ class RunState:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """kind -> {"total", "done", "to_do"} before anything runs: what --dry-run prints."""
-        counts = {}
+        counts: dict[str, dict[str, int]] = {}
         for kind in KINDS:
             tasks = self.plan.of_kind(kind)
             to_do = sum(t.key in self.to_do for t in tasks)
@@ -100,7 +100,9 @@ def survey(plan: Plan, store: Store, rerun: str) -> RunState:
     return state
 
 
-def execute(config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], command: Sequence[str]) -> str:
+def execute(
+    config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], command: Sequence[str]
+) -> str:
     """Run what is to do. Returns "done", "failed" (some cell is not done) or "interrupted"; the executor is closed in every case."""
     sweep = _open_sweep(config, state, store, command)
     run = _Run(config, state, store, executor, observers, sweep)

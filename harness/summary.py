@@ -38,13 +38,13 @@ def print_plan(console: Console, plan: Plan, state: RunState) -> None:
             shown.setdefault(f"{recipe} {spec.get('label', spec['name'])} {params}", {"what": recipe, "spec": spec, "params": params})
     for entry in shown.values():
         spec, values = entry["spec"], ", ".join(f"{k}={v}" for k, v in entry["params"].items())
-        console.print(f"  {entry['what']} {spec.get('label', spec['name'])}: {values or 'no parameters'}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"  {entry['what']} {spec.get('label', spec['name'])}: {values or 'no parameters'}")
     console.print("[bold]cells[/]", highlight=False)
     for cell in plan.cells[:_SHOWN_CELLS]:
         task = plan.tasks[cell.key]
         standing = "to do" if cell.key in state.to_do else state.records[cell.key]["status"]
         standing = f"skipped: {task.skip}" if task.skip else standing
-        console.print(f"  {cell.key[:12]}  {task.name}  {standing}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"  {cell.key[:12]}  {task.name}  {standing}")
     if len(plan.cells) > _SHOWN_CELLS:
         console.print(f"  ... and {len(plan.cells) - _SHOWN_CELLS} more", highlight=False)
 
@@ -59,9 +59,13 @@ def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method_label"], row["ipc"], row["labels"], row["evaluator_label"]), []).append(row)
-    table = Table(title=f"{plan.cells[0].dataset}, protocol {plan.cells[0].protocol} (mean ± sample std over n seeds; memory is the peak of distillation)", title_justify="left")
-    for column in ("method", "IPC", "labels", "evaluator", "n", "accuracy %", "of full %", "frames %", "CPU MiB", "GPU MiB", "distil s", "train s"):
-        table.add_column(column, justify="left" if column in ("method", "labels", "evaluator") else "right", no_wrap=True)
+    what = "mean ± sample std over n seeds; memory is the peak of distillation"
+    title = f"{plan.cells[0].dataset}, protocol {plan.cells[0].protocol} ({what})"
+    table = Table(title=title, title_justify="left")
+    for column in ("method", "IPC", "labels", "evaluator"):
+        table.add_column(column, justify="right" if column == "IPC" else "left", no_wrap=True)
+    for column in ("n", "accuracy %", "of full %", "frames %", "CPU MiB", "GPU MiB", "distil s", "train s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for key in sorted(groups, key=lambda k: (k[1] or 10**9, natural_key(k[0]), k[2], natural_key(k[3]))):
         group = groups[key]
         done = [r for r in group if r["status"] == "done"]
@@ -86,14 +90,19 @@ def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -
     for task in bad:
         record = state.records[task.key]
         where = f" (log: {store.root}/{record['log']})" if record.get("log") else ""
-        console.print(f"{record['status']}: {task.kind} {task.name}: {record['reason']}{where}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"{record['status']}: {task.kind} {task.name}: {record['reason']}{where}", "red")
     for cell in skips:
         record = state.records[cell.key]
-        console.print(f"skipped: {record['name']}: {record['reason']}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"skipped: {record['name']}: {record['reason']}", "yellow")
     flag = "" if store.root.endswith("/results") else f" --results {store.root}"
-    console.print(f"records: {store.root}/records", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"next: python -m harness report{flag}   (tables and figures)", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"      python -m harness ui{flag}       (MLflow comparison, http://127.0.0.1:5000)", highlight=False, markup=False, soft_wrap=True)
+    _say(console, f"records: {store.root}/records")
+    _say(console, f"next: python -m harness report{flag}   (tables and figures)")
+    _say(console, f"      python -m harness ui{flag}       (MLflow comparison, http://127.0.0.1:5000)")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """A line as it is: brackets are no markup, and nothing is wrapped."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _spread(values: list[float | None], scale: float, digits: int) -> str:

@@ -81,7 +81,7 @@ def train_network(
         raise TaskError(f"{len(clips)} clips but {len(labels)} labels: every clip needs one")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build().to(device)
+        model = place(build(), device)
         torch.manual_seed(seed ^ DROPOUT_SALT)
         return _train(model, _Source(clips, device, protocol), labels, soft_labels, protocol, seed, device, progress)
 
@@ -180,6 +180,11 @@ def _forward(
                 out.append(call(batch).float())
     model.train(training)
     return torch.cat(out).cpu()
+
+
+def place(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on the device, its 3-D convolutions in channels-last order, which oneDNN and cuDNN compute faster."""
+    return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
 
 def standardise(batch: Tensor) -> Tensor:

@@ -388,7 +388,7 @@ class _Log:
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._name = store, f"logs/{key}.log"
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by save)
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
@@ -411,7 +411,7 @@ def _make_deterministic(deterministic: bool) -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes every new tensor twice
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -24,9 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from harness import Budget, Context, DistilledSet, Split, method
-from methods.pixels import denormalise, draw_batch, random_embedding, real_clips
-
-CURVE_POINTS = 50
+from methods.pixels import denormalise, draw_batch, follow, random_embedding, real_clips
 
 
 @method("dm")
@@ -68,8 +66,6 @@ class DM:
         optimizer = torch.optim.SGD([clips], lr=cfg.lr, momentum=cfg.momentum)
         rows_of_class = [train.indices_of(label) for label in range(budget.classes)]
 
-        every = max(1, cfg.iterations // CURVE_POINTS)
-        losses: list[torch.Tensor] = []  # stay on the device until the end: reading one would wait for it
         for iteration in range(cfg.iterations):
             psi = random_embedding(context, "psi")
             optimizer.zero_grad(set_to_none=True)
@@ -81,11 +77,6 @@ class DM:
                 distance.backward()
                 loss += distance.detach()
             optimizer.step()
-
-            if iteration % every == 0 or iteration + 1 == cfg.iterations:
-                losses.append(loss)
-                context.progress(iteration + 1, cfg.iterations)
-        steps = [i + 1 for i in range(cfg.iterations) if i % every == 0 or i + 1 == cfg.iterations]
-        context.curves["matching_loss"] = list(zip(steps, torch.stack(losses).tolist(), strict=True)) if losses else []
+            follow(context, "matching_loss", iteration + 1, cfg.iterations, loss)
 
         return DistilledSet.of_clips(denormalise(clips.detach()).flatten(0, 1).cpu(), labels)

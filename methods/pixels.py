@@ -1,13 +1,17 @@
-"""What the methods that optimise pixels share: clips in the networks' normalised space, and the way back."""
+"""What the methods that optimise pixels share: clips in the networks' normalised space, the way back, and a look at the loss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from harness import Budget, Context, Split, TaskError, normalise
+
+CURVE_POINTS = 50
+RUNAWAY = 1e4
 
 
 def real_clips(train: Split, budget: Budget, context: Context) -> tuple[Tensor, Tensor]:
@@ -44,3 +48,19 @@ def denormalise(clips: Tensor) -> Tensor:
     """Inverse of ``normalise``: float clips in which [0, 1] is black to white; optimised pixels may lie outside of it."""
     black, white = (normalise(torch.full((clips.shape[-3], 1, 1), value, device=clips.device)) for value in (0.0, 1.0))
     return (clips - black) / (white - black)
+
+
+def follow(context: Context, name: str, step: int, total: int, loss: Tensor) -> None:
+    """Note the loss of a step (1 to total) in the curve ``name`` and report progress, at about 50 of the steps: reading it waits for it.
+
+    Raises TaskError where it is no longer finite or has grown ten thousandfold.
+    """
+    every = max(1, total // CURVE_POINTS)
+    if step % every != 1 % every and step != total:
+        return
+    value = float(loss.detach())
+    curve = context.curves.setdefault(name, [])
+    curve.append((step, value))
+    if not math.isfinite(value) or value > RUNAWAY * max(curve[0][1], 1e-6):
+        raise TaskError(f"{name} ran away: {curve[0][1]:.3g} at first, {value:.3g} at step {step} of {total}; lower the learning rate lr")
+    context.progress(step, total)

@@ -46,7 +46,8 @@ def test_inputs_come_before_their_users(bench: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ["run.timeout=9", "run.workers=2", 'run.results="elsewhere"', 'run.executor="ray"', 'run.device="cpu"', "resources.evaluate.cpus=2"]
+    "assignment",
+    ["run.timeout=9", "run.workers=2", 'run.results="elsewhere"', 'run.executor="ray"', 'run.device="cpu"', "resources.evaluate.cpus=2"],
 )
 def test_where_and_how_a_task_runs_is_not_in_its_key(bench: Path, assignment: str) -> None:
     assert make(bench).tasks.keys() == make(bench, (assignment,)).tasks.keys()

@@ -42,7 +42,8 @@ def write(folder: Path, file: str, name: str) -> Path:
 def test_a_plugin_file_is_described_and_resolved(tmp_path: Path) -> None:
     registry = Registry([write(tmp_path, "some.py", "some")])
     info = next(i for i in registry.infos("method") if i.name == "some")
-    assert info.summary == "A summary." and [(p.name, p.default, p.doc) for p in info.params][0] == ("rate", "0.5", "How fast.")
+    rate = info.params[0]
+    assert info.summary == "A summary." and (rate.name, rate.default, rate.doc) == ("rate", "0.5", "How fast.")
     resolved = registry.resolve("method", "some[rate=0.25,steps=3]")
     assert resolved.params == {"rate": 0.25, "steps": 3, "mode": "a"} and resolved.label == "some[rate=0.25,steps=3]"
     assert resolved.create().config.rate == 0.25

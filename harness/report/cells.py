@@ -67,6 +67,15 @@ class Group:
         return f"{self.dataset} ({self.shape}), {self.evaluator}, protocol {self.protocol}, {LABEL_WORDS.get(self.labels, self.labels)}"
 
     @property
+    def dataset_stem(self) -> str:
+        return slug(f"{self.dataset}-{self.shape}")
+
+    @property
+    def stem(self) -> str:
+        """A file stem without the evaluator, for figures that have a panel for each."""
+        return slug(f"{self.dataset}-{self.shape}-{self.protocol}-{self.labels}")
+
+    @property
     def reference(self) -> tuple[str, str, str, str]:
         """What a ``full`` cell must share with this group."""
         return (self.dataset, self.shape, self.evaluator, self.protocol)

@@ -61,6 +61,8 @@ def _complete(row: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str
         **row,
         "dataset_label": dataset.get("label", row["dataset"]),
         "shape": f"{frames}x{height}x{width}",
+        "evaluator_digest": content_hash(_without_seed(record["spec"]["evaluator"])),
+        "recipe_digest": content_hash(record["spec"]["protocol"]),
         "distill_key": record.get("inputs", {}).get("distill"),
         "status": cause["status"],
         "reason": f"{where}: {cause['reason']}" if where and cause["status"] != "done" else cause["reason"],

@@ -8,6 +8,7 @@ import torch
 from harness.budget import Budget
 from harness.data.base import Split
 from harness.distilled import DistilledSet
+from harness.errors import TaskError
 from harness.registry import Registry
 from harness.training import normalise
 from methods.dm import DM
@@ -26,7 +27,7 @@ def distill(contexts: ContextFactory, train: Split, ipc: int = 1, seed: int = 0,
     method = DM(DM.Config(network=NETWORK, **config))  # type: ignore[arg-type]
     context = contexts(method, train, seed)
     result = method.distill(train, Budget(ipc, train.info.clip_shape, 3), context)
-    return result, [loss for _, loss in context.curves["matching_loss"]]
+    return result, [loss for _, loss in context.curves.get("matching_loss", [])]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -92,6 +93,11 @@ def test_same_seed_same_clips(contexts: ContextFactory) -> None:
     assert other is not None
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_divergence_is_one_clear_sentence(contexts: ContextFactory) -> None:
+    with pytest.raises(TaskError, match=r"matching_loss ran away: .* at step \d+ of 40; lower the learning rate lr"):
+        distill(contexts, tiny_split(), iterations=40, lr=1e4)
 
 
 def test_unfit_parameters_are_refused() -> None:

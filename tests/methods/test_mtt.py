@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.budget import Budget
+from harness.registry import Registry
+from harness.training import normalise
+from methods.mtt import MTT, ExpertTrajectories, draw_batches, flatten, forward
+from methods.pixels import real_clips
+from tests.tiny import ContextFactory, tiny_split
+
+SHAPE = (4, 1, 16, 16)
+NETWORK = "convnet3d[width=4,dropout=0]"
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextFactory:
+    return ContextFactory(Registry(), tmp_path)
+
+
+def test_experts_are_plain_sgd_epoch_by_epoch(contexts: ContextFactory) -> None:
+    train = tiny_split(SHAPE)
+    plugin = ExpertTrajectories(ExpertTrajectories.Config(network=NETWORK, experts=2, epochs=3, lr=0.1, batch=100))
+    context = contexts(plugin, train)
+    paths = plugin.load(plugin.build(train, context), context)
+    network = context.networks["theta"]()
+    assert paths.shape == (2, 4, sum(p.numel() for p in network.parameters()))
+    assert not torch.equal(paths[0, 0], paths[1, 0])
+    for path in paths:
+        for before, after in pairwise(path):
+            theta = before.clone().requires_grad_()
+            loss = F.cross_entropy(forward(network, theta, normalise(train.clips())), train.labels)
+            (gradient,) = torch.autograd.grad(loss, theta)
+            torch.testing.assert_close(after, before - 0.1 * gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_forward_is_the_network_at_theta(contexts: ContextFactory) -> None:
+    plugin = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1))
+    network = contexts(plugin, tiny_split(SHAPE)).networks["theta"]().eval()
+    clips = torch.randn(2, *SHAPE)
+    assert torch.equal(forward(network, flatten(network), clips), network(clips))
+
+
+def test_the_real_split_matches_its_own_trajectory(contexts: ContextFactory) -> None:
+    """Distilled = the whole training split, one full-batch step at the experts' rate: the distance is zero and nothing moves."""
+    train = tiny_split(SHAPE, per_class=4)
+    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=2, student_steps=1, iterations=4, lr=1.0))
+    context = contexts(method, train)
+    result = method.distill(train, Budget(4, SHAPE, 3), context)
+    assert all(value < 1e-6 for _, value in context.curves["matching_loss"])
+    assert context.metrics["synthetic_lr"] == pytest.approx(0.01, rel=1e-3)
+    assert result.clips is not None
+    real = train.clips().flatten(1).float() / 255
+    assert torch.cdist(result.clips.flatten(1), real).min(1).values.max() < 1e-3
+
+
+def test_the_pixel_gradient_goes_through_all_student_steps(contexts: ContextFactory) -> None:
+    """One iteration against finite differences of the written loss, in double precision."""
+    train = tiny_split(SHAPE, per_class=3)
+    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1, student_steps=3, iterations=1, lr=1.0, student_lr=0.3))
+    start, labels = real_clips(train, Budget(1, SHAPE, 3), contexts(method, train))
+    context = contexts(method, train)
+    moved = method.distill(train, Budget(1, SHAPE, 3), context)
+    assert moved.clips is not None
+    gradient = (start - normalise(moved.clips)) / 1.0
+    network = context.networks["theta"]().double()
+    theta0, target = context.assets["experts"][0, 0].double(), context.assets["experts"][0, 1].double()
+
+    def distance(clips: torch.Tensor) -> float:
+        theta = theta0
+        for _ in range(3):
+            theta = theta.detach().requires_grad_()
+            (g,) = torch.autograd.grad(F.cross_entropy(forward(network, theta, clips), labels), theta)
+            theta = theta - 0.3 * g
+        return float((theta - target).square().sum() / (theta0 - target).square().sum())
+
+    direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
+    ahead, behind = (distance(start.double() + sign * 1e-6 * direction) for sign in (1, -1))
+    assert float((gradient.double() * direction).sum()) == pytest.approx((ahead - behind) / 2e-6, rel=2e-3)
+    assert context.curves["matching_loss"][0][1] == pytest.approx(distance(start.double()), rel=1e-4)
+
+
+def test_matching_comes_closer_to_the_target(contexts: ContextFactory) -> None:
+    train = tiny_split(SHAPE)
+    still, moved = (
+        MTT(MTT.Config(NETWORK, experts=2, start_epochs=1, target_epochs=4, student_steps=4, iterations=60, lr=lr, student_lr_lr=1e-12))
+        for lr in (1e-9, 1.0)
+    )
+    losses = []
+    for method in (still, moved):
+        context = contexts(method, train)
+        method.distill(train, Budget(1, SHAPE, 3), context)
+        losses.append([value for _, value in context.curves["matching_loss"]])
+    assert losses[0][0] == losses[1][0]
+    assert sum(losses[1][-10:]) < 0.6 * sum(losses[0][-10:])
+
+
+def test_batches_cover_the_set_before_they_repeat(contexts: ContextFactory) -> None:
+    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1, student_steps=5, student_batch=4))
+    batches = draw_batches(10, method.config, contexts(method, tiny_split(SHAPE)))
+    assert [len(b) for b in batches] == [4, 4, 2, 4, 4]
+    assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10))
