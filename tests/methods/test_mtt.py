@@ -77,7 +77,7 @@ def test_the_pixel_gradient_goes_through_all_student_steps(contexts: ContextFact
             theta = theta.detach().requires_grad_()
             (g,) = torch.autograd.grad(F.cross_entropy(forward(network, theta, clips), labels), theta)
             theta = theta - 0.3 * g
-        return float((theta - target).square().sum() / (theta0 - target).square().sum())
+        return float((theta.detach() - target).square().sum() / (theta0 - target).square().sum())
 
     direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
     ahead, behind = (distance(start.double() + sign * 1e-6 * direction) for sign in (1, -1))
