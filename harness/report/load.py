@@ -32,6 +32,10 @@ class Results:
     superseded: tuple[str, ...]
     damaged: tuple[str, ...]
 
+    def row_dicts(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries, in order."""
+        return [{str(name): value for name, value in row.items()} for row in self.rows.to_dict("records")]
+
 
 def load_rows(results: Store | str | Path) -> pd.DataFrame:
     """One row per current cell and seed: the columns of ``harness.rows.cell_rows``, and ``dataset_label``, ``shape``."""

@@ -188,7 +188,9 @@ def to_csv(table: Table) -> str:
         for cell in row.cells:
             across = table.columns[column] if cell.span == 1 else ""
             numbers = [_plain(cell.data.get(name)) for name in names]
-            writer.writerow([row.label.text, across, *numbers, "; ".join((*row.label.notes, *cell.notes)), " ".join(cell.records)])
+            writer.writerow(
+                [row.label.text, across, *numbers, "; ".join((*row.label.notes, *cell.notes)), " ".join(key[:12] for key in cell.records)]
+            )
             column += cell.span
     return out.getvalue()
 
@@ -210,8 +212,8 @@ def to_html(table: Table) -> str:
             text += f"<sup>{table.marks(cell)}</sup>"
         text += "".join(f'<div class="detail">{html.escape(line)}</div>' for line in cell.details)
         span = f' colspan="{cell.span}"' if cell.span > 1 else ""
-        keys = ", ".join(key[:12] for key in cell.records)
-        title = f' title="records {html.escape(keys)}"' if keys else ""
+        keys = ", ".join(key[:12] for key in cell.records[:6]) + (", ..." if len(cell.records) > 6 else "")
+        title = f' title="{len(cell.records)} records: {html.escape(keys)}"' if keys else ""
         return f"<{tag}{span}{title}>{text}</{tag}>"
 
     head = "".join(f"<th>{html.escape(name)}</th>" for name in (table.corner, *table.columns))

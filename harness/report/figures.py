@@ -1,0 +1,291 @@
+"""Figures, made to be read in print: column width, colours that a colour-blind reader tells apart, a marker for each method."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
+from harness.report.words import plural
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
+_MARKERS = "osD^vPX<>hp*"
+_STYLE: Any = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.linewidth": 0.4,
+    "grid.color": "0.88",
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure. name: file stem. caption: what the reader needs beside it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The figure as a PNG file of 300 dpi; the same drawing gives the same bytes."""
+        return _render(self.figure, "png", {"Software": None})
+
+    @functools.cached_property
+    def pdf(self) -> bytes:
+        """The figure as a PDF file with embedded TrueType fonts; the same drawing gives the same bytes."""
+        return _render(self.figure, "pdf", {"CreationDate": None})
+
+
+Palette = Mapping[str, tuple[Any, str]]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw under the style of this module, without touching the caller's matplotlib settings."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
+        import matplotlib as mpl
+
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def make_palette(labels: Sequence[str]) -> Palette:
+    """Method -> (colour, marker), the same in every figure of a report; random is grey. Colours repeat from ten methods on."""
+    import seaborn as sns
+
+    colours = [colour for i, colour in enumerate(sns.color_palette("colorblind", 10)) if i != 7]  # 7 is a grey: it is random's
+    palette: dict[str, tuple[Any, str]] = {RANDOM: ("0.45", "x")}
+    for i, label in enumerate(label for label in labels if label not in (RANDOM, FULL)):
+        palette[label] = (colours[i % len(colours)], _MARKERS[i % len(_MARKERS)])
+    return palette
+
+
+@_styled
+def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palette, words: Mapping[str, str]) -> Picture | None:
+    """Accuracy against IPC, a panel for each evaluator; groups differ in the evaluator alone. None where there is nothing to draw."""
+    groups = {g: cells for g, cells in groups.items() if any(c.ipc is not None and c.mean is not None for c in cells)}
+    if not groups:
+        return None
+    figure, panels = _panels(len(groups))
+    first = next(iter(groups))
+    for axes, (group, cells) in zip(panels, groups.items(), strict=True):
+        _draw_accuracy(axes, cells, palette, words)
+        axes.set_title(group.evaluator)
+        axes.set_xlabel("instances per class (IPC)")
+    lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
+    for axes in panels:
+        axes.set_ylim(max(0.0, min(lows)), min(100.0, max(highs)))
+    for axes in panels[:: _per_row(len(groups))]:
+        axes.set_ylabel("test accuracy (%)")
+    _legend(figure, panels)
+    seeds = sorted({cell.n for cells in groups.values() for cell in cells if cell.ipc is not None and cell.n})
+    count = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    return Picture(
+        f"accuracy-{first.stem}",
+        f"Accuracy against IPC: {first.dataset} ({first.shape}), protocol {first.protocol}, {first.labels} labels",
+        f"Mean top-1 test accuracy over {count}; bars are ± one sample standard deviation. Dotted: full training split. "
+        "Thin dashed: chance. Points of one IPC are set apart a little so that their bars can be read.",
+        figure,
+    )
+
+
+@_styled
+def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, words: Mapping[str, str]) -> Picture | None:
+    """Peak memory and seconds of distillation against IPC. cells: of any group of one dataset and shape; None where unmeasured."""
+    panels_wanted = [
+        ("peak_gpu_mib", "peak GPU memory (MiB)", False),
+        ("peak_cpu_mib", "peak CPU memory (MiB)", False),
+        ("distill_seconds", "distillation (s)", True),
+    ]
+    drawn = [panel for panel in panels_wanted if any(cell.values(panel[0]) for cell in cells if cell.ipc is not None)]
+    if not drawn:
+        return None
+    figure, panels = _panels(len(drawn))
+    for axes, (name, label, logarithmic) in zip(panels, drawn, strict=True):
+        names = methods(cells)
+        for i, method in enumerate(names):
+            points = [
+                ((cell.ipc or 0) * _apart(i, len(names)), _cost(cell, name))
+                for cell in cells
+                if cell.method == method and cell.ipc is not None
+            ]
+            known = [(ipc, value) for ipc, value in points if value is not None]
+            if known:
+                colour, marker = palette[method]
+                style = "--" if method == RANDOM else "-"
+                axes.plot(*zip(*known, strict=True), color=colour, marker=marker, linestyle=style, label=words.get(method, method))
+        if name == "peak_cpu_mib":
+            baseline = [value for cell in cells for value in cell.values("baseline_cpu_mib")]
+            if baseline:
+                axes.axhline(sum(baseline) / len(baseline), color="0.3", linestyle=":", linewidth=0.9, label="process before distillation")
+        axes.set_ylabel(label)
+        axes.set_xlabel("instances per class (IPC)")
+        _ipc_axis(axes, ipcs(cells))
+        if logarithmic and all(value > 0 for cell in cells for value in cell.values(name)):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+    _legend(figure, panels)
+    devices = sorted({str(row["device"]) for cell in cells for row in cell.done if row.get("device")})
+    return Picture(
+        f"cost-{group.dataset_stem}",
+        f"Cost of distillation against IPC: {group.dataset} ({group.shape})",
+        "Peak memory of the distillation phase (largest over seeds) and its seconds (mean over seeds), without shared assets. "
+        f"Device: {', '.join(devices) or 'unknown'}.",
+        figure,
+    )
+
+
+@_styled
+def rank_figure(name: str, title: str, ranks: Mapping[str, float], difference: float, caption: str, words: Mapping[str, str]) -> Picture:
+    """A critical-difference diagram: methods on the axis of mean rank, a bar over those that are not separable."""
+    from matplotlib.figure import Figure
+
+    order = sorted(ranks, key=lambda method: ranks[method])
+    cliques = not_separable(order, ranks, difference)
+    half = (len(order) + 1) // 2
+    height = 0.5 + 0.17 * half + 0.09 * len(cliques)
+    worst, top = len(order), 0.55 * len(cliques) + 0.6
+    figure = Figure(figsize=(COLUMN_INCHES, height))
+    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    axes.set_axis_off()
+    axes.set_xlim(1 - 0.5 * (worst - 1), worst + 0.5 * (worst - 1))
+    axes.set_ylim(-top - half, 1.6)
+    axes.plot([1, worst], [0, 0], color="black", linewidth=0.8)
+    for tick in range(1, worst + 1):
+        axes.plot([tick, tick], [0, 0.25], color="black", linewidth=0.8)
+        axes.text(tick, 0.45, str(tick), ha="center", va="bottom", fontsize=7)
+    for i, method in enumerate(order):
+        left = i < half
+        level = -(top + (i if left else len(order) - 1 - i))
+        edge = 1 - 0.08 * (worst - 1) if left else worst + 0.08 * (worst - 1)
+        axes.plot([ranks[method], ranks[method], edge], [0, level, level], color="black", linewidth=0.6)
+        axes.text(edge, level, f" {words.get(method, method)} ", ha="right" if left else "left", va="center", fontsize=7)
+    for i, (low, high) in enumerate(cliques):
+        y = -0.55 * (i + 0.8)
+        axes.plot([low - 0.03, high + 0.03], [y, y], color="black", linewidth=2.4, solid_capstyle="butt")
+    return Picture(name, title, caption, figure)
+
+
+def not_separable(order: Sequence[str], ranks: Mapping[str, float], difference: float) -> list[tuple[float, float]]:
+    """The maximal runs of methods within one critical difference, as (lowest, highest) mean rank; single methods make none.
+
+    >>> not_separable(["a", "b", "c"], {"a": 1.0, "b": 1.8, "c": 2.9}, 1.2)
+    [(1.0, 1.8), (1.8, 2.9)]
+    """
+    runs: list[tuple[int, int]] = []
+    for start in range(len(order)):
+        end = max(i for i in range(start, len(order)) if ranks[order[i]] - ranks[order[start]] <= difference)
+        if end > start and not any(s <= start and end <= e for s, e in runs):
+            runs.append((start, end))
+    return [(ranks[order[s]], ranks[order[e]]) for s, e in runs]
+
+
+def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, words: Mapping[str, str]) -> None:
+    budgets, names = ipcs(cells), methods(cells)
+    for i, method in enumerate(names):
+        shift = _apart(i, len(names))
+        found = [cell for cell in (find(cells, method, ipc) for ipc in budgets) if cell is not None and cell.mean is not None]
+        if not found:
+            continue
+        colour, marker = palette[method]
+        xs = [(cell.ipc or 0) * shift for cell in found]
+        means, bars = [100 * (cell.mean or 0.0) for cell in found], [100 * (cell.std or 0.0) for cell in found]
+        style = "--" if method == RANDOM else "-"
+        label = words.get(method, method)
+        axes.errorbar(xs, means, bars, color=colour, marker=marker, linestyle=style, elinewidth=0.8, label=label)
+    full = find(cells, FULL, None)
+    if full is not None and full.mean is not None:
+        axes.axhline(100 * full.mean, color="black", linestyle=":", linewidth=1.0, label="full")
+    chance = [1 / len(row["per_class_accuracy"]) for cell in cells for row in cell.done if _is_list(row.get("per_class_accuracy"))]
+    if chance:
+        axes.axhline(100 * chance[0], color="0.6", linestyle=(0, (2, 3)), linewidth=0.7, label="chance")
+    axes.margins(y=0.06)
+    _ipc_axis(axes, budgets)
+
+
+def _apart(i: int, count: int) -> float:
+    """Factor by which the i-th of ``count`` methods is moved along the IPC axis, so that equal points do not hide each other."""
+    return float(1.035 ** (i - (count - 1) / 2))
+
+
+def _ipc_axis(axes: Axes, budgets: Sequence[int]) -> None:
+    """IPC on a logarithmic axis that is ticked at the budgets themselves."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(budgets)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([str(ipc) for ipc in budgets])
+    axes.set_xlim(budgets[0] / 1.25, budgets[-1] * 1.25)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels: one at column width, two or three in a row across the page."""
+    from matplotlib.figure import Figure
+
+    across, rows = _per_row(count), math.ceil(count / _per_row(count))
+    width = COLUMN_INCHES if across == 1 else PAGE_INCHES
+    figure = Figure(figsize=(width, rows * (2.5 if across < 3 else 2.1)), layout="constrained")
+    return figure, [figure.add_subplot(rows, across, i + 1) for i in range(count)]
+
+
+def _per_row(count: int) -> int:
+    return min(count, 3) if count != 4 else 2
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, below them: each name once, the reference lines last."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    last = [name for name in ("full", "chance", "process before distillation") if name in entries]
+    names = [name for name in entries if name not in last] + last
+    longest = max(map(len, names))
+    columns = max(1, min(len(names), int(figure.get_figwidth() / (0.075 * longest + 0.45))))
+    figure.legend([entries[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2)
+
+
+def _cost(cell: CellResult, name: str) -> float | None:
+    return cell.average(name) if name.endswith("seconds") else cell.peak(name)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0
+
+
+@_styled
+def _render(figure: Figure, suffix: str, metadata: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata, bbox_inches="tight", pad_inches=0.03)
+    return buffer.getvalue()

@@ -1,0 +1,91 @@
+"""What a reader must know before trusting a comparison: sentences, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
+from harness.report.load import Results
+from harness.report.words import plural
+
+
+def store_warnings(results: Results) -> list[str]:
+    """Warnings about the results as a whole: damaged and superseded records, code that was not committed."""
+    found = [f"Left out: {line}." for line in results.damaged]
+    if results.superseded:
+        count = plural(len(results.superseded), "older record")
+        found.append(f"{count} of cells that ran again with other code or parameters are superseded by the newest and not shown.")
+    rows = results.row_dicts()
+    shown = [results.records[row["key"]].get("provenance") or {} for row in rows if row["status"] == "done"]
+    dirty = sum(bool(origin.get("git_dirty")) for origin in shown)
+    if dirty:
+        found.append(
+            f"{plural(dirty, 'cell')} of {len(shown)} ran from a checkout with uncommitted changes: their commit does not name their code."
+        )
+    versions = sorted({str(origin.get("harness")) for origin in shown})
+    if len(versions) > 1:
+        found.append(f"Cells were made by different versions of the harness: {', '.join(versions)}.")
+    return found
+
+
+def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
+    """Warnings about one table."""
+    found = []
+    budgets, names = ipcs(cells), methods(cells)
+    others = [name for name in names if name != RANDOM]
+    if budgets and others:
+        absent = [str(ipc) for ipc in budgets if not _has_mean(find(cells, RANDOM, ipc))]
+        if absent:
+            found.append(f"{group.title}: no result of random at IPC {', '.join(absent)}, so nothing says what a method adds there.")
+    if not _has_mean(find(cells, FULL, None)):
+        found.append(f"{group.title}: no result of full, so relative accuracy is unknown.")
+    found += _seed_warnings(group, cells)
+    found += _mixture_warnings(group, cells)
+    if group.labels == "native" and len({_has_labels(cells, name) for name in names}) > 1:
+        soft = ", ".join(name for name in names if _has_labels(cells, name))
+        found.append(
+            f"{group.title}: {soft} trained on soft labels and the others on hard ones, so a difference may be that of the labels; "
+            "compare under --labels hard or soft."
+        )
+    missing = [(m, ipc) for m in names for ipc in budgets if not _has_mean(find(cells, m, ipc))]
+    if missing:
+        listed = ", ".join(f"{m} at IPC {ipc}" for m, ipc in missing[:4]) + (" ..." if len(missing) > 4 else "")
+        found.append(f"{group.title}: the grid is incomplete ({listed}); pooled comparisons use only what both sides have.")
+    return found
+
+
+def _seed_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
+    alive = [cell for cell in cells if cell.ipc is not None and cell.n]
+    if alive and all(cell.n == 1 for cell in alive):
+        return [f"{group.title}: one seed, so there is no spread and no test."]
+    if alive and len({cell.n for cell in alive}) > 1:
+        low, high = min(cell.n for cell in alive), max(cell.n for cell in alive)
+        return [f"{group.title}: cells have {low} to {high} seeds; tests use the seeds that both sides share."]
+    return []
+
+
+def _mixture_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
+    """Cells under one name that were not made alike: another dataset digest, evaluator or recipe, or another device."""
+    found = []
+    for column, what in (
+        ("dataset_digest", "different versions of the dataset"),
+        ("evaluator_digest", "different versions or parameters of the evaluator"),
+        ("recipe_digest", f"different recipes under the protocol name {group.protocol!r}"),
+    ):
+        by_method: Mapping[str, set[object]] = {
+            cell.method: {row[column] for row in cell.done} for cell in cells if cell.ipc is not None and cell.done
+        }
+        if len(set().union(*by_method.values())) > 1:
+            found.append(f"{group.title}: cells were made with {what} and are not comparable; run the older ones again.")
+    devices = {str(row["device"]) for cell in cells for row in cell.done if row.get("device")}
+    if len(devices) > 1:
+        found.append(f"{group.title}: cells ran on different devices ({', '.join(sorted(devices))}); seconds and memory do not compare.")
+    return found
+
+
+def _has_mean(cell: CellResult | None) -> bool:
+    return cell is not None and cell.mean is not None
+
+
+def _has_labels(cells: Sequence[CellResult], method: str) -> bool:
+    return any(value > 0 for cell in cells if cell.method == method for value in cell.values("label_bytes"))
