@@ -1,0 +1,95 @@
+"""Modes: what guides the denoising, one latent for every video that is generated.
+
+Per class the latents of the training clips are clustered with k = IPC x (videos per instance), and the centres are the modes (PROTOCOL
+6.1b; MGD3's mode discovery). Alternatives are real clips near the centres, random clips, and the means of a Gaussian mixture.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness import Split
+from methods.gvd.codec import BATCH, Codec, encode_in_parts
+
+SOURCES = ("kmeans", "real", "random", "gmm")
+FIT_BYTES = 256 << 20
+"""A class whose latents need more than this as float32 is clustered by mini-batches, so that memory does not grow with the class."""
+MIXTURE_DIMENSIONS = 32
+PASSES = 4
+
+
+def find_modes(codec: Codec, train: Split, label: int, k: int, source: str, seed: int, device: torch.device) -> Tensor:
+    """k modes of one class, (k, F, c, h, w) float32 on the CPU.
+
+    source: "kmeans" centroids; "real" the clips nearest to them, all different; "random" clips; "gmm" means of a Gaussian mixture with
+    diagonal covariance. A class with fewer than k clips gives its modes in turn.
+    """
+    rows = train.indices_of(label)
+    clusters = min(k, len(rows))
+    if source == "random":
+        chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:clusters]]
+        modes = torch.cat([part.cpu() for part in encode_in_parts(codec, train, chosen, device)])
+    else:
+        modes = _cluster(codec, train, rows, clusters, source, seed % 2**32, device).view(clusters, *codec.latent_shape)
+    return modes[torch.arange(k) % clusters]
+
+
+def _cluster(codec: Codec, train: Split, rows: Tensor, k: int, source: str, seed: int, device: torch.device) -> Tensor:
+    bytes_needed = 4 * len(rows) * int(np.prod(codec.latent_shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct clips than clusters
+        if bytes_needed > FIT_BYTES:
+            return _cluster_stream(codec, train, rows, k, source, seed, device)
+        points = torch.cat([part.flatten(1).cpu() for part in encode_in_parts(codec, train, rows, device)]).numpy()
+        if source == "gmm":
+            return _mixture_means(points, k, seed)
+        from sklearn.cluster import KMeans
+
+        k_means = KMeans(k, n_init=1, random_state=seed).fit(points)
+        if source == "real":
+            return torch.from_numpy(points[nearest_rows(k_means.transform(points))])
+        return torch.from_numpy(k_means.cluster_centers_).float()
+
+
+def _cluster_stream(codec: Codec, train: Split, rows: Tensor, k: int, source: str, seed: int, device: torch.device) -> Tensor:
+    """Mini-batch k-means in a few passes over the class; a mixture would need the whole class and falls back to centroids' nearest form."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    if source == "gmm":
+        raise ValueError("modes=gmm needs all latents of a class in memory and this class is too large for that; use modes=kmeans")
+    k_means = MiniBatchKMeans(k, n_init=1, random_state=seed, batch_size=max(BATCH, k))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(PASSES):
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        for part in order.split(max(BATCH, k)):
+            if len(part) >= k:
+                k_means.partial_fit(torch.cat([p.flatten(1).cpu() for p in encode_in_parts(codec, train, part, device)]).numpy())
+    if source != "real":
+        return torch.from_numpy(k_means.cluster_centers_).float()
+    distances = [k_means.transform(part.flatten(1).cpu().numpy()) for part in encode_in_parts(codec, train, rows, device)]
+    chosen = rows[torch.from_numpy(nearest_rows(np.concatenate(distances)))]
+    return torch.cat([part.flatten(1).cpu() for part in encode_in_parts(codec, train, chosen, device)])
+
+
+def nearest_rows(distances: np.ndarray) -> np.ndarray:
+    """For every centre (column) a row, all different, with the least total squared distance."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows: np.ndarray = linear_sum_assignment(distances.T**2)[1]
+    return rows
+
+
+def _mixture_means(points: np.ndarray, k: int, seed: int) -> Tensor:
+    """Means of a Gaussian mixture that is fitted in the leading principal components: the full space has more dimensions than clips."""
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
+    pca = PCA(min(MIXTURE_DIMENSIONS, *points.shape), random_state=seed).fit(points)
+    mixture = GaussianMixture(k, covariance_type="diag", reg_covar=1e-3, random_state=seed).fit(pca.transform(points))
+    # The mean of a component in the full space is the mean of the clips, weighted by their responsibilities.
+    weights = mixture.predict_proba(pca.transform(points))
+    return torch.from_numpy((weights.T @ points) / weights.sum(0)[:, None]).float()

@@ -1,0 +1,90 @@
+"""Sampling: from noise to latents with a scheduler of diffusers, guided by modes, in micro-batches of one size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.gvd.backbone import Backbone
+from methods.gvd.guidance import GuidedScheduler, Guidance, from_x0, noise_level
+
+SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
+
+
+def make_scheduler(name: str, steps: int) -> Any:
+    """A diffusers scheduler with its timesteps set.
+
+    euler: flow matching; dpm++ and unipc: second-order multistep solvers along the same path; ddim: the variance-preserving path.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    if name == "euler":
+        scheduler: Any = FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
+        return scheduler
+    if name == "dpm++":
+        scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", lower_order_final=True)
+    elif name == "unipc":
+        scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    elif name == "ddim":
+        scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, timestep_spacing="trailing")
+    else:
+        raise ValueError(f"unknown sampler {name!r}, valid: {', '.join(SAMPLERS)}")
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def network_output(backbone: Backbone, x: Tensor, alpha: float, sigma: float, prediction: str, labels: Tensor, cfg: float) -> Tensor:
+    """What the scheduler expects, from the backbone's velocity: any (alpha, sigma) is a place on the flow's path after a rescaling.
+
+    With s = alpha + sigma, x / s = (1 - t) x0 + t eps at t = sigma / s.
+    """
+    s = alpha + sigma
+    t = torch.full((len(x),), sigma / s, device=x.device)
+    velocity = backbone.velocity(x / s, t, labels, cfg).float()
+    if prediction == "flow_prediction":
+        return velocity
+    return from_x0(x / s - sigma / s * velocity, x, alpha, sigma, prediction)
+
+
+@torch.inference_mode()
+def sample(
+    backbone: Backbone,
+    modes: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    guidance: Guidance,
+    sampler: str = "dpm++",
+    steps: int = 16,
+    cfg: float = 1.0,
+    start: float = 1.0,
+) -> Tensor:
+    """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape.
+
+    start: 1 starts from noise; less starts at that fraction of the steps, from the modes with that level's noise.
+    """
+    scheduler = make_scheduler(sampler, steps)
+    guided = GuidedScheduler(scheduler, guidance, modes)
+    first = min(round((1 - start) * steps), steps - 1)
+    x = noise
+    if first:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        alpha, sigma = path(scheduler, first)
+        x = alpha * modes + sigma * noise
+    for timestep in scheduler.timesteps[first:]:
+        alpha, sigma, prediction = noise_level(scheduler, timestep)
+        x = guided.step(network_output(backbone, x, alpha, sigma, prediction, labels, cfg), timestep, x).prev_sample
+    return x
+
+
+def path(scheduler: Any, step: int) -> tuple[float, float]:
+    """(alpha, sigma) of the step-th timestep, before anything was stepped."""
+    if hasattr(scheduler, "sigmas"):
+        sigma = float(scheduler.sigmas[step])
+        return 1 - sigma, sigma
+    alpha, sigma, _ = noise_level(scheduler, scheduler.timesteps[step])
+    return alpha, sigma
