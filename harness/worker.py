@@ -186,6 +186,7 @@ class _Worker:
         with self.phases.measure("assets"):
             for name in context.assets:
                 context.assets[name]
+        _seed_everything(seed)  # assets seed themselves as they load
         with self.phases.measure("distil"):
             stored = plugin.distill(train, budget, context)
         if not isinstance(stored, DistilledSet):
@@ -277,15 +278,12 @@ class _Worker:
         return derive_seed(role, self.job.spec["dataset"]["name"], *axes)
 
     def _context(self, info: Any, seed: int, spec: Mapping[str, Any], inputs: Mapping[str, str]) -> Any:
-        import numpy as np
         import torch
 
         from harness.plugin import Context
         from harness.protocol import TrainingProtocol
 
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        _seed_everything(seed)
         builders = {name: self._network(info, network) for name, network in spec.get("networks", {}).items()}
         scratch = Path(self.job.cache) / "scratch" / self.job.key
         scratch.mkdir(parents=True, exist_ok=True)
@@ -404,6 +402,15 @@ class _Log:
             return None
         self._store.write_bytes(self._name, text.encode())
         return self._name
+
+
+def _seed_everything(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _make_deterministic(deterministic: bool) -> None:
