@@ -17,23 +17,47 @@ ClipShape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Item:
-    """One video of a split: a name that is unique in it, its class index, and where to read it (a path, or empty if generated)."""
+    """One clip to be: a name that is unique in its split, its class index, and where to read it (a path, or empty if generated).
+
+    part: which clip of the video this is, where several are taken of each. bytes: size of the source (0: unknown), part of its identity.
+    problem: why the video cannot be used, where that is known before it is decoded (missing, listed twice); empty: nothing is known.
+    """
 
     id: str
     label: int
     source: str = ""
+    part: int = 0
+    bytes: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Decoded frames (T, C, H, W) uint8, and the number of frames that the whole video decodes to."""
+    """Decoded frames (T, C, H, W) uint8, and the number of frames that the whole video decodes to.
+
+    indices: the native frames that were taken, (T,), kept beside the clip; empty where there is no video.
+    """
 
     frames: np.ndarray
     native_frames: int
+    indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A listed video that is not in its split, and why."""
+
+    split: str
+    id: str
+    reason: str
 
 
 class DatasetPlugin(Protocol):
-    """A dataset. ``default_shape`` is the clip shape (T, C, H, W) where none is asked for; ``flip`` says whether a flip keeps the label."""
+    """A dataset. ``default_shape`` is the clip shape (T, C, H, W) where none is asked for; ``flip`` says whether a flip keeps the label.
+
+    Optional: ``read_parts(items, clip_shape) -> list[Clip]`` decodes a video once for all of its clips; ``max_lost`` is the share of a
+    split's videos that may be unreadable (default 0.02).
+    """
 
     default_shape: ClipShape
     flip: bool
@@ -56,7 +80,8 @@ class DatasetPlugin(Protocol):
 class Split:
     """Labelled clips of one split, read from a memory map.
 
-    clips: (N, T, C, H, W) uint8, memory-mapped. labels: (N,) int64. native_frames: (N,) int64. ids: N names.
+    clips: (N, T, C, H, W) uint8, memory-mapped. labels: (N,) int64. ids: N names.
+    native_frames: (N,) int64, frames of the whole video; where a video gives several clips, its first one carries them and the others 0.
     """
 
     def __init__(self, clips: np.ndarray, labels: Tensor, native_frames: Tensor, ids: Sequence[str], info: DatasetInfo) -> None:
@@ -74,7 +99,8 @@ class Split:
         if indices is None:
             indices = slice(None)
         index = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
-        return torch.from_numpy(np.array(self._clips[index]))
+        rows = self._clips[index]
+        return torch.from_numpy(rows if rows.flags.owndata else rows.copy())
 
     def indices_of(self, label: int) -> Tensor:
         """Indices of one class, ascending, (n,) int64."""
@@ -112,11 +138,12 @@ class _Rows:
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """A dataset ready for use. Methods are given ``train`` alone."""
+    """A dataset ready for use. Methods are given ``train`` alone. ``left_out`` are the listed videos that it lacks."""
 
     info: DatasetInfo
     train: Split
     test: Split
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def native_train_frames(self) -> int:

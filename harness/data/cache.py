@@ -1,11 +1,14 @@
 """The decoded-clip cache: every clip is decoded once, kept as uint8 on disk, and memory-mapped by all workers.
 
-One folder per (dataset digest, clip shape) under the cache root:
+One folder per (dataset digest, clip shape) under the cache root; the digest covers the sampling:
 
     <name>-<digest>/
-      train.npy  test.npy    (N, T, C, H, W) uint8
-      train.csv  test.csv    one line per clip: id, label, native_frames, checksum
+      train.npy  test.npy    (N, T, C, H, W) uint8, one row for each listed clip
+      train.csv  test.csv    one line per row: id, label, native_frames, frames (the native frames taken), bytes (of the source file),
+                             checksum, reason (why the clip is left out; its row is then zero)
       meta.json              written last: a folder with it is complete
+
+While it is made the folder is called <name>-<digest>.partial (see harness.data.prepare).
 """
 
 from __future__ import annotations
@@ -14,25 +17,39 @@ import csv
 import fcntl
 import hashlib
 import json
+import mmap
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from harness.data.base import Clip, ClipShape, DatasetPlugin, Item, Split, VideoDataset
+from harness.data.base import ClipShape, DatasetPlugin, LeftOut, Split, VideoDataset, _Rows
 from harness.errors import DataError
 from harness.plugin import DatasetInfo
 
-SCHEMA = 1
+SCHEMA = 2
 SPLITS = ("train", "test")
+COLUMNS = ("id", "label", "native_frames", "frames", "bytes", "checksum", "reason")
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the index of a split; ``reason`` is empty where the clip is there."""
+
+    id: str
+    label: int
+    native_frames: int
+    frames: tuple[int, ...]
+    bytes: int
+    checksum: str
+    reason: str
 
 
 def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = None) -> DatasetInfo:
@@ -41,7 +58,7 @@ def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = No
     classes = plugin.classes()
     counts = {}
     for split in SPLITS:
-        labels = [item.label for item in plugin.items(split)]
+        labels = [item.label for item in plugin.items(split) if not item.problem]
         counts[split] = tuple(int(n) for n in np.bincount(labels, minlength=len(classes)))
     digest = hashlib.sha256(json.dumps([SCHEMA, name, plugin.digest(), list(shape)]).encode()).hexdigest()
     return DatasetInfo(name, classes, shape, counts["train"], counts["test"], plugin.flip, digest)
@@ -49,74 +66,146 @@ def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = No
 
 def is_prepared(info: DatasetInfo, cache_root: Path) -> bool:
     """Whether the clips of this dataset and shape are in the cache."""
-    return (_folder(info, cache_root) / "meta.json").is_file()
+    return (cache_folder(info, cache_root) / "meta.json").is_file()
 
 
 def open_dataset(
     plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, workers: int = 1, progress: Progress | None = None
 ) -> VideoDataset:
-    """The dataset, its clips memory-mapped; decoded first where they are not in the cache. Safe to call from several processes at once."""
+    """The dataset, its clips memory-mapped; decoded first where they are not in the cache. Safe to call from several processes at once.
+
+    ``info.train_per_class`` of the result counts the clips that are there. Raises DataError when the data cannot be prepared, or when
+    the cache is damaged.
+    """
     if not is_prepared(info, cache_root):
-        with _lock(info, cache_root):
+        from harness.data.prepare import prepare
+
+        with lock(info, cache_root):
             if not is_prepared(info, cache_root):
-                _prepare(plugin, info, cache_root, workers, progress)
-    folder = _folder(info, cache_root)
-    return VideoDataset(info, _load(folder, "train", info), _load(folder, "test", info))
+                prepare(plugin, info, cache_root, workers=workers, progress=progress)
+    return load_dataset(info, cache_root)
 
 
-def _folder(info: DatasetInfo, cache_root: Path) -> Path:
+def load_dataset(info: DatasetInfo, cache_root: Path) -> VideoDataset:
+    """The prepared dataset. Raises DataError when its files do not fit together."""
+    folder = cache_folder(info, cache_root)
+    index = {split: read_index(folder, split) for split in SPLITS}
+    kept = {split: [row for row in index[split] if not row.reason] for split in SPLITS}
+    counts = {s: tuple(int(n) for n in np.bincount([r.label for r in kept[s]], minlength=len(info.classes))) for s in SPLITS}
+    info = replace(info, train_per_class=counts["train"], test_per_class=counts["test"])
+    splits = {split: _load_split(folder, split, index[split], info) for split in SPLITS}
+    left_out = tuple(LeftOut(split, row.id, row.reason) for split in SPLITS for row in index[split] if row.reason)
+    return VideoDataset(info, splits["train"], splits["test"], left_out)
+
+
+def verify_cache(info: DatasetInfo, cache_root: Path, progress: Progress | None = None) -> list[str]:
+    """What is damaged in a prepared cache, one sentence each; every clip is read and compared with its checksum."""
+    folder = cache_folder(info, cache_root)
+    problems: list[str] = []
+    try:
+        index = {split: read_index(folder, split) for split in SPLITS}
+        files = {split: ClipFile(folder / f"{split}.npy", (len(index[split]), *info.clip_shape)) for split in SPLITS}
+    except DataError as error:
+        return [str(error)]
+    total, done = sum(len(rows) for rows in index.values()), 0
+    for split, rows in index.items():
+        for number, row in enumerate(rows):
+            if not row.reason and checksum(files[split][number : number + 1]) != row.checksum:
+                problems.append(f"{folder / split}.npy: clip {row.id} does not match its checksum; delete {folder} and prepare again")
+            done += 1
+            if progress:
+                progress(done, total)
+    return problems
+
+
+def cache_folder(info: DatasetInfo, cache_root: Path) -> Path:
+    """Where the clips of this dataset and shape lie."""
     return Path(cache_root) / f"{info.name}-{info.digest[:16]}"
 
 
+def checksum(clip: np.ndarray) -> str:
+    """CRC-32 of a clip's bytes, 8 hex digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(clip).data):08x}"
+
+
 @contextmanager
-def _lock(info: DatasetInfo, cache_root: Path) -> Iterator[None]:
+def lock(info: DatasetInfo, cache_root: Path) -> Iterator[None]:
     """Exclusive among processes; released by the kernel when the holder dies."""
-    folder = _folder(info, cache_root)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    path = cache_folder(info, cache_root).with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DataError(f"the cache folder {cache_root} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def _prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, workers: int, progress: Progress | None) -> None:
-    folder = _folder(info, cache_root)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    items = {split: list(plugin.items(split)) for split in SPLITS}
-    total = sum(len(rows) for rows in items.values())
-    done = 0
-    for split in SPLITS:
-        array = np.lib.format.open_memmap(partial / f"{split}.npy", "w+", np.uint8, (len(items[split]), *info.clip_shape))
-        with open(partial / f"{split}.csv", "w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["id", "label", "native_frames", "checksum"])
-            for row, (item, clip) in enumerate(_read_all(plugin, items[split], info.clip_shape, workers)):
-                array[row] = clip.frames
-                writer.writerow([item.id, item.label, clip.native_frames, f"{zlib.crc32(clip.frames.tobytes()):08x}"])
-                done += 1
-                if progress:
-                    progress(done, total)
-        array.flush()
-        del array
-    (partial / "meta.json").write_text(json.dumps({"schema": SCHEMA, "info": asdict(info)}, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+def write_index(folder: Path, split: str, rows: Sequence[Row]) -> str:
+    """Write the index of a split; returns the CRC-32 of the file."""
+    path = folder / f"{split}.csv"
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        for r in rows:
+            writer.writerow([r.id, r.label, r.native_frames, " ".join(map(str, r.frames)), r.bytes, r.checksum, r.reason])
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
-def _read_all(plugin: DatasetPlugin, items: Sequence[Item], shape: ClipShape, workers: int) -> Iterator[tuple[Item, Clip]]:
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(items), 256):  # in slices, so that no more than these wait in memory
-            part = items[start : start + 256]
-            yield from zip(part, pool.map(lambda item: plugin.read(item, shape), part), strict=True)
+def read_index(folder: Path, split: str) -> list[Row]:
+    """The index of a split. Raises DataError when it is missing or is not the one that was written."""
+    path = folder / f"{split}.csv"
+    try:
+        text = path.read_bytes()
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"the cache {folder} is damaged ({error}); delete it and prepare again") from error
+    if f"{zlib.crc32(text):08x}" != meta["checksums"][path.name]:
+        raise DataError(f"{path} does not match its checksum; delete {folder} and prepare again")
+    rows = csv.reader(text.decode("utf-8").splitlines())
+    next(rows)
+    return [Row(i, int(label), int(n), tuple(map(int, f.split())), int(b), crc, reason) for i, label, n, f, b, crc, reason in rows]
 
 
-def _load(folder: Path, split: str, info: DatasetInfo) -> Split:
-    with open(folder / f"{split}.csv", newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    clips = np.load(folder / f"{split}.npy", mmap_mode="r")
-    if clips.shape != (len(rows), *info.clip_shape):
-        raise DataError(f"the cache {folder} is damaged: {split}.npy has shape {clips.shape}; delete the folder and prepare again")
-    labels = torch.tensor([int(row["label"]) for row in rows], dtype=torch.int64)
-    native = torch.tensor([int(row["native_frames"]) for row in rows], dtype=torch.int64)
-    return Split(clips, labels, native, [row["id"] for row in rows], info)
+class ClipFile:
+    """The rows of a .npy file of uint8, read through a memory map: ``file[index]`` is a copy of these rows and nothing more.
+
+    The pages are given back after each read, so that a process never holds more than the rows it asked for, however large the file;
+    they stay in the system's page cache, which all workers share.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        try:
+            with open(path, "rb") as handle:
+                np.lib.format.read_magic(handle)
+                found, _, dtype = np.lib.format.read_array_header_1_0(handle)
+                offset = handle.tell()
+                self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete {path.parent} and prepare again") from error
+        if found != shape or dtype != np.uint8 or len(self._map) != offset + int(np.prod(shape)):
+            raise DataError(f"{path} is damaged: expected uint8 of shape {shape}; delete {path.parent} and prepare again")
+        self._array = np.frombuffer(self._map, np.uint8, offset=offset).reshape(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        rows = self._array[index].copy() if isinstance(index, slice) else self._array[index]
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return rows
+
+
+def _load_split(folder: Path, split: str, index: Sequence[Row], info: DatasetInfo) -> Split:
+    clips: Any = ClipFile(folder / f"{split}.npy", (len(index), *info.clip_shape))
+    kept = [number for number, row in enumerate(index) if not row.reason]
+    if len(kept) < len(index):
+        clips = _Rows(clips, np.array(kept, dtype=np.int64))
+    rows = [index[number] for number in kept]
+    labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
+    native = torch.tensor([row.native_frames for row in rows], dtype=torch.int64)
+    return Split(clips, labels, native, [row.id for row in rows], info)

@@ -1,0 +1,169 @@
+"""What the datasets of listed video files share: finding the files, problems known before decoding, reading, identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data.base import Clip, ClipShape, Item
+from harness.data.sampling import item_generator, strided
+from harness.data.video_files import read_video
+from harness.errors import DataError, did_you_mean
+
+SPLITS = ("train", "test")
+NOT_IDENTITY = frozenset({"flip", "max_lost"})
+"""Parameters that decide no pixel and no list."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of an annotation: a name, a class index, and the file or frame folder; None where there is none."""
+
+    name: str
+    label: int
+    path: Path | None
+
+
+class ListedVideos:
+    """Base of the datasets that are video files (or frame folders) named by lists.
+
+    A subclass has a nested ``Config`` with at least ``train_clips, test_clips, seed, flip, max_lost``, and defines ``classes()`` and
+    ``listing(split)``; ``choose`` and ``fit`` where its frames are not taken as UCF101's are.
+    """
+
+    default_shape: ClipShape = (16, 3, 112, 112)
+    fit = "crop"
+    version = 1
+
+    def __init__(self, config: Any, root: Path | None = None) -> None:
+        name = type(self).__plugin__[1]  # type: ignore[attr-defined]
+        if root is None:
+            raise DataError(f"dataset {name!r} is read from disk: name its folder with --data-root DIR")
+        if not Path(root).is_dir():
+            raise DataError(f"data root {root} does not exist or is not a folder")
+        if config.train_clips < 1 or config.test_clips < 1:
+            raise DataError(f"{name}: train_clips and test_clips must be at least 1")
+        self.name, self.config, self.root = name, config, Path(root)
+
+    def classes(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def listing(self, split: str) -> Iterable[Listed]:
+        """The lines of the split's lists, in their order."""
+        raise NotImplementedError
+
+    def choose(self, length: int, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
+        """The native frames of one clip."""
+        return strided(length, frames, self.config.stride, rng)
+
+    @property
+    def flip(self) -> bool:
+        return bool(self.config.flip)
+
+    @property
+    def max_lost(self) -> float:
+        return float(self.config.max_lost)
+
+    def items(self, split: str) -> Sequence[Item]:
+        return self._items[split]
+
+    def read(self, item: Item, clip_shape: ClipShape) -> Clip:
+        return self.read_parts([item], clip_shape)[0]
+
+    def read_parts(self, items: Sequence[Item], clip_shape: ClipShape) -> list[Clip]:
+        """The clips of one video, decoded once."""
+
+        def choose(length: int, seconds: float) -> list[np.ndarray]:
+            name = items[0].id.rpartition("#")[0] if items[0].part else items[0].id
+            return [self.choose(length, seconds, clip_shape[0], item_generator(self.config.seed, name, item.part)) for item in items]
+
+        return self.read_source(Path(items[0].source), clip_shape, choose)
+
+    def read_source(self, path: Path, clip_shape: ClipShape, choose: Any) -> list[Clip]:
+        if clip_shape[1] not in (1, 3):
+            raise DataError(f"{self.name}: clips have 3 channels or 1, not {clip_shape[1]}")
+        return read_video(path, clip_shape, choose, self.fit)
+
+    def digest(self) -> str:
+        """Hash of sampling, classes, and every listed name with its label and file size; not of where they lie."""
+        settings = {k: v for k, v in vars(self.config).items() if k not in NOT_IDENTITY}
+        rows = {s: [[i.id, i.label, i.bytes, bool(i.problem)] for i in self.items(s)] for s in SPLITS}
+        text = json.dumps([self.name, self.version, settings, self.classes(), rows], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def _items(self) -> dict[str, list[Item]]:
+        listed = {split: list(self.listing(split)) for split in SPLITS}
+        for split, rows in listed.items():
+            if not rows:
+                raise DataError(f"{self.name}: the {split} split under {self.root} lists no video")
+        if all(row.path is None for rows in listed.values() for row in rows):
+            raise DataError(f"{self.name}: none of the {sum(map(len, listed.values()))} listed videos is under {self.root}")
+        in_test = {row.name for row in listed["test"]}
+        parts = {"train": self.config.train_clips, "test": self.config.test_clips}
+        return {s: _make_items(rows, parts[s], in_test if s == "train" else set()) for s, rows in listed.items()}
+
+
+def _make_items(rows: Sequence[Listed], parts: int, in_test: set[str]) -> list[Item]:
+    items = []
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row.name] += 1
+        again = f" (again {seen[row.name] - 1})" if seen[row.name] > 1 else ""
+        problem = "listed twice" if again else "also in the test split" if row.name in in_test else "missing" if row.path is None else ""
+        size = row.path.stat().st_size if row.path is not None and not row.path.is_dir() else 0
+        for part in range(1 if problem else parts):
+            name = f"{row.name}{again}#{part}" if part else f"{row.name}{again}"
+            items.append(Item(name, row.label, "" if row.path is None else str(row.path), part, size, problem))
+    return items
+
+
+def first_folder(root: Path, *candidates: str) -> Path | None:
+    """The first of these folders that exists under the root; "." is the root."""
+    return next((root / c for c in candidates if (root / c).is_dir()), None)
+
+
+def find_file(root: Path, what: str, *candidates: str) -> Path:
+    """The first of these files that exists under the root. Raises DataError that names all of them."""
+    for candidate in candidates:
+        if (root / candidate).is_file():
+            return root / candidate
+    raise DataError(f"no {what} under {root}: looked for {', '.join(candidates)}")
+
+
+def find_video(bases: Sequence[Path], *relatives: str) -> Path | None:
+    """The video at one of these paths under one of these folders, or the folder of its extracted frames; None where there is none."""
+    for base in bases:
+        for relative in relatives:
+            path = base / relative
+            if path.is_file():
+                return path
+            folder = path.with_suffix("")
+            if folder.is_dir():
+                return folder
+    return None
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not blank, stripped, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {path}: {error}") from error
+    return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def class_index(name: str, classes: Sequence[str], where: str) -> int:
+    """Index of a class. Raises DataError that says where the unknown name stands."""
+    try:
+        return classes.index(name)
+    except ValueError:
+        raise DataError(f"{where}: unknown class {name!r}{did_you_mean(name, classes)}") from None
