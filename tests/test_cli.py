@@ -189,6 +189,22 @@ def test_failures_are_not_cached_and_rerun_chooses(harness: Harness, tmp_path: P
     assert after.keys() == before.keys() and all(after[k] > before[k] for k in after)
 
 
+def test_the_same_cell_twice_gives_identical_metrics(harness: Harness, tmp_path: Path) -> None:
+    arguments = ("--methods", "random", "--ipc", "2", "--seeds", "1", "--labels", "hard,soft")
+    assert harness("run", *arguments).returncode == 0
+    first = {k: (r["metrics"], r["arrays"], r["curves"]) for k, r in records(tmp_path).items()}
+    assert harness("run", *arguments, "--rerun", "all").returncode == 0
+    assert {k: (r["metrics"], r["arrays"], r["curves"]) for k, r in records(tmp_path).items()} == first
+
+
+def test_inline_without_tracking_needs_neither_ray_nor_mlflow(bench: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None; from harness.cli import main; main(sys.argv[1:])"
+    command = ["run", "--config", str(bench), "--plugin", str(TINY), "--results", str(tmp_path / "results"), "--ipc", "1", "--seeds", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(r["status"] == "done" for r in records(tmp_path).values())
+
+
 def test_timeout_inline(harness: Harness, tmp_path: Path) -> None:
     done = harness("run", "--methods", "misbehave[how=sleep],first", "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "6")
     assert done.returncode == 1
