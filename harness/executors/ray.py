@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.executors import Outcome
 from harness.store import Store
 from harness.worker import Job
@@ -48,12 +49,7 @@ class RayExecutor:
         self._ray, self._store, self._workers = ray, store, workers
         self._own = not ray.is_initialized()
         if self._own:
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-            if os.environ.get("RAY_ADDRESS"):
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                # Tensors go through files, so the object store is kept small (Ray's default is 30 % of the memory).
-                ray.init(num_cpus=max(os.cpu_count() or 1, workers), object_store_memory=128 << 20, **quiet)
+            _start(ray, max(os.cpu_count() or 1, workers))
         total = ray.cluster_resources()
         self._total = (int(total.get("CPU", 1)), float(total.get("GPU", 0)))
         self._idle: list[_Slot] = []
@@ -149,6 +145,20 @@ class RayExecutor:
                 self._store.remove(f"running/{running.job.key}.json")
                 outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
         return outcomes
+
+
+def _start(ray: Any, cpus: int) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            # Tensors go through files, so the object store is kept small (Ray's default is 30 % of the memory).
+            ray.init(num_cpus=cpus, object_store_memory=128 << 20, include_dashboard=False, **quiet)
+    except Exception as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise HarnessError(f"Ray does not start on {where}: {' '.join(str(error).split())[:300]}; --executor inline needs no Ray") from error
 
 
 class _Actor:
