@@ -25,7 +25,9 @@ _PUBLIC = {
     "TaskError": "harness.errors",
     "TrainingProtocol": "harness.protocol",
     "asset": "harness.plugin",
+    "crop_resized": "harness.training",
     "dataset": "harness.plugin",
+    "draw_boxes": "harness.training",
     "embed_clips": "harness.training",
     "evaluator": "harness.plugin",
     "method": "harness.plugin",
@@ -48,7 +50,9 @@ __all__ = [
     "TaskError",
     "TrainingProtocol",
     "asset",
+    "crop_resized",
     "dataset",
+    "draw_boxes",
     "embed_clips",
     "evaluator",
     "method",
@@ -71,4 +75,4 @@ if TYPE_CHECKING:
     from harness.errors import BudgetError, DataError, DistilledSetError, TaskError
     from harness.plugin import Asset, Context, DatasetInfo, asset, dataset, evaluator, method
     from harness.protocol import TrainingProtocol
-    from harness.training import embed_clips, normalise, predict_logits, train_network
+    from harness.training import crop_resized, draw_boxes, embed_clips, normalise, predict_logits, train_network

@@ -1,0 +1,85 @@
+"""RDED for video: real crops that a teacher finds easy, each with the teacher's soft label. Nothing is optimised.
+
+Sun et al., "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm" (RDED), CVPR 2024; for video as
+adapted by Video-DC (arXiv 2412.21197): no mosaic. Per class, from a pool of random videos, m random resized crops of each are scored by
+the teacher's cross-entropy; the easiest crop of each video stands for it, and the IPC easiest videos are kept. Labels are the teacher's
+logits.
+
+    python -m harness run --methods rded,random --ipc 1,5,10 --labels native,hard
+
+Reported: no figure of the table could be read; the abstract of its first version finds that sample selection outperforms distillation in
+most cases.
+
+Named deviations: the m crops are cut from the one stored clip of a video, so they differ in place and size but not in time; clips are
+kept as uint8 instead of JPEG. Flips only where a flip keeps the label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, crop_resized, draw_boxes, method, predict_logits
+from methods.selection import too_few_clips
+
+
+@method("rded")
+class RDED:
+    """Real crops that a teacher finds easy, with its soft labels (CVPR 2024, as Video-DC adapts it)."""
+
+    native_labels = "soft"
+
+    @dataclass(frozen=True)
+    class Config:
+        teacher: str = "convnet3d"
+        """Evaluator that scores and labels, trained on the full training split."""
+        pool: int = 70
+        """Random videos of each class that are looked at (Video-DC: 70; Kinetics 100); all where a class has fewer."""
+        crops: int = 5
+        """m, random crops of each video (Video-DC: 5; Kinetics 10)."""
+        smallest_crop: float = 0.08
+        """Smallest share of the frame that a crop covers; the released share is not known, this is the usual one."""
+
+        def __post_init__(self) -> None:
+            if self.pool < 1 or self.crops < 1 or not 0 < self.smallest_crop <= 1:
+                raise ValueError(f"rded takes pool >= 1, crops >= 1 and smallest_crop in (0, 1], got {self}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def assets(self, info: DatasetInfo) -> dict[str, Asset]:
+        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})}
+
+    def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
+        return too_few_clips(info, budget)
+
+    def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
+        teacher = context.assets["teacher"]
+        kept, labels = [], []
+        for label in range(budget.classes):
+            rows = train.indices_of(label)
+            pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.config.pool, budget.ipc)]]
+            easiest, loss = zip(*(self.easiest_crop(train.clips([row]), label, teacher, context) for row in pool.tolist()), strict=True)
+            order = torch.stack(loss).argsort(stable=True)[: budget.ipc]
+            kept += [easiest[i] for i in order.tolist()]
+            labels += [label] * budget.ipc
+            context.progress(label + 1, budget.classes)
+        clips = torch.stack(kept)
+        soft = predict_logits(teacher, clips, context.protocol, context.device)
+        return DistilledSet.of_clips(clips, torch.tensor(labels), soft)
+
+    def easiest_crop(self, clip: Tensor, label: int, teacher: torch.nn.Module, context: Context) -> tuple[Tensor, Tensor]:
+        """Of m random crops of a clip (1, T, C, H, W) uint8, the one with the least cross-entropy, and that loss."""
+        m = self.config.crops
+        boxes = draw_boxes(m, self.config.smallest_crop, context.generator)
+        crops = crop_resized(clip.float().expand(m, -1, -1, -1, -1), boxes)
+        if context.info.flip:
+            flipped = torch.rand(m, generator=context.generator) < 0.5
+            crops[flipped] = crops[flipped].flip(-1)
+        crops = crops.round().clamp(0, 255).to(torch.uint8)  # scored as it will be stored
+        loss = F.cross_entropy(predict_logits(teacher, crops, context.protocol, context.device), torch.full((m,), label), reduction="none")
+        best = loss.argmin()
+        return crops[best], loss[best]
