@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -147,7 +148,7 @@ def lock(info: DatasetInfo, cache_root: Path) -> Iterator[None]:
 def write_index(folder: Path, split: str, rows: Sequence[Row]) -> str:
     """Write the index of a split; returns the CRC-32 of the file."""
     path = folder / f"{split}.csv"
-    with open(path, "w", newline="", encoding="utf-8") as handle:
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as handle:  # file names may be any bytes
         writer = csv.writer(handle)
         writer.writerow(COLUMNS)
         for r in rows:
@@ -165,7 +166,7 @@ def read_index(folder: Path, split: str) -> list[Row]:
         raise DataError(f"the cache {folder} is damaged ({error}); delete it and prepare again") from error
     if f"{zlib.crc32(text):08x}" != meta["checksums"][path.name]:
         raise DataError(f"{path} does not match its checksum; delete {folder} and prepare again")
-    rows = csv.reader(text.decode("utf-8").splitlines())
+    rows = csv.reader(io.StringIO(text.decode("utf-8", errors="surrogateescape"), newline=""))
     next(rows)
     return [Row(i, int(label), int(n), tuple(map(int, f.split())), int(b), crc, reason) for i, label, n, f, b, crc, reason in rows]
 

@@ -133,10 +133,10 @@ def _picture(frame: Any, scaler: Any, clip_shape: ClipShape, fit: str) -> np.nda
     pixels = scaler.reformat(
         frame, columns, rows, "rgb24" if channels == 3 else "gray", interpolation=Interpolation.AREA, **_SCALE_THREADS
     ).to_ndarray()
-    return _crop(np.rot90(pixels, turns), height, width)
+    return crop(np.rot90(pixels, turns), height, width)
 
 
-def _crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Centre crop of (H, W[, C]) to (C, height, width)."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     crop = pixels[top : top + height, left : left + width]
@@ -160,7 +160,7 @@ def _open_picture(path: Path, clip_shape: ClipShape, fit: str) -> np.ndarray:
             picture = image.convert("RGB" if channels == 3 else "L")
         shrinks = picture.width >= columns and picture.height >= rows
         resized = picture.resize((columns, rows), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
-        return _crop(np.asarray(resized), height, width)
+        return crop(np.asarray(resized), height, width)
     except (OSError, ValueError) as error:
         raise DataError(f"frame {path.name} cannot be read: {_first_line(error)}") from error
 
