@@ -6,6 +6,8 @@ imported only by the verbs that need them.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +183,93 @@ def check(results: str | None, overlay: str | None, assignments: tuple[str, ...]
     sys.exit(1 if problems else 0)
 
 
+@main.group(cls=_Verbs)
+def data() -> None:
+    """Prepare, verify and look at a dataset. `run` prepares by itself what it needs."""
+
+
+_dataset_options = [
+    click.option("--dataset", metavar="NAME", help="Dataset plugin, see `list datasets`; takes parameters: 'ucf101[split=2]'."),
+    click.option("--data-root", metavar="DIR", help="Folder of a dataset that is read from disk."),
+    _results,
+    _plugin,
+    _config,
+    _set,
+]
+
+
+def _data_verb(function: Any) -> Any:
+    """A verb of `data`: the options that name a dataset, then (plugin, info, cache folder) in their place."""
+
+    @functools.wraps(function)
+    def verb(overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
+        from harness.runner import cache_folder
+        from harness.store import Store
+
+        named = {name: options.pop(name) for name in ("dataset", "data_root", "results")}
+        config = _configure(overlay, assignments, {**named, "plugins": list(options.pop("plugins")) or None})
+        _, _, plugin, info = _dataset(config)
+        function(plugin, info, Path(cache_folder(config=config, store=Store(config.run.results))), **options)
+
+    for option in reversed(_dataset_options):
+        verb = option(verb)
+    return data.command()(verb)
+
+
+@_data_verb
+@click.option("--workers", type=click.IntRange(1), help="Videos decoded at a time. [default: the CPUs]")
+def prepare(plugin: Any, info: Any, cache: Path, workers: int | None) -> None:
+    """Decode, resize and cache what is missing; an interrupted attempt goes on where it was."""
+    from harness.data.cache import is_prepared, open_dataset
+    from harness.data.inspect import dataset_facts
+    from harness.progress import clip_progress
+
+    if not is_prepared(info, cache):
+        with clip_progress(f"decoding {info.name}") as progress:
+            open_dataset(plugin, info, cache, workers=workers or os.cpu_count() or 1, progress=progress)
+    for name, value in dataset_facts(plugin, info, cache):
+        click.echo(f"{name:<22}{value}")
+
+
+@_data_verb
+def verify(plugin: Any, info: Any, cache: Path) -> None:
+    """Check lists, files and the cache's checksums; exit 1 with a list of what is missing, broken or left out."""
+    from harness.data.inspect import verify_dataset
+    from harness.progress import clip_progress
+
+    with clip_progress(f"checking {info.name}") as progress:
+        problems, summary = verify_dataset(plugin, info, cache, progress)
+    for problem in problems:
+        click.echo(problem)
+    click.echo(summary)
+    sys.exit(1 if problems else 0)
+
+
+@_data_verb
+def info(plugin: Any, info: Any, cache: Path) -> None:
+    """Say what a dataset is: classes, clips, native frames, size, digest."""
+    from harness.data.inspect import dataset_facts
+
+    for name, value in dataset_facts(plugin, info, cache):
+        click.echo(f"{name:<22}{value}")
+
+
+@_data_verb
+@click.option("--out", metavar="DIR", help="Where to write. [default: previews/ beside the cache]")
+@click.option("--clips", type=click.IntRange(1), default=8, show_default=True, help="Clips of each class.")
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class; repeatable.")
+def preview(plugin: Any, info: Any, cache: Path, out: str | None, clips: int, classes: tuple[str, ...]) -> None:
+    """Write a contact sheet per class (PNG): a clip in each row."""
+    from harness.data.cache import open_dataset
+    from harness.data.inspect import write_previews
+    from harness.progress import clip_progress
+
+    with clip_progress(f"decoding {info.name}") as progress:
+        open_dataset(plugin, info, cache, workers=os.cpu_count() or 1, progress=progress)
+    for path in write_previews(info, cache, Path(out) if out else cache.parent / "previews" / info.name, clips, classes):
+        click.echo(path)
+
+
 def _configure(overlay: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
     """The Config of these options; lists are given as text."""
     from harness.config import load_config
@@ -260,12 +349,19 @@ def _executor(config: Config, store: Any) -> Any:
 def _plan(config: Config) -> Plan:
     """The graph of a run: plugins, dataset, cells. Everything that can be wrong with a command is found here, before any work."""
     from harness.config import check_sections
-    from harness.data.cache import describe
     from harness.plan import plan_run
+
+    registry, dataset, _, info = _dataset(config)
+    check_sections(config, registry)
+    return plan_run(config, registry, dataset, info)
+
+
+def _dataset(config: Config) -> tuple[Any, Any, Any, Any]:
+    """The registry, the resolved dataset, its plugin, and what it says of itself at the configured clip shape."""
+    from harness.data.cache import describe
     from harness.registry import Registry
 
     registry = Registry(config.run.plugins, config.plugin_defaults)
-    check_sections(config, registry)
     dataset = registry.resolve("dataset", config.run.dataset)
     root = Path(config.run.data_root).expanduser() if config.run.data_root else None
     if root is not None and not root.is_dir():
@@ -274,7 +370,7 @@ def _plan(config: Config) -> Plan:
     section = config.dataset()
     t, c, h, w = plugin.default_shape
     shape = (section.frames or t, c, section.size or h, section.size or w)
-    return plan_run(config, registry, dataset, describe(plugin, dataset.name, shape))
+    return registry, dataset, plugin, describe(plugin, dataset.name, shape)
 
 
 def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:

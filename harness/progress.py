@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from harness.plan import Task
@@ -86,6 +87,30 @@ class Display:
             where = f"on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s"
             lines.append(Text(f"  {share}  {beat['name']}  {where}", style="dim"))
         return Group(*lines)
+
+
+@contextmanager
+def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with clips per second and remaining time on a terminal, a line every ten seconds elsewhere: call it with (done, total)."""
+    console, begun = Console(stderr=True), time.monotonic()
+    first: list[int] = []  # clips that were there already say nothing about the speed
+    last = begun
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} clips, {task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            first[:] = first or [done]
+            now = time.monotonic()
+            rate = (done - first[0]) / max(now - begun, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} clips/s")
+            if not console.is_terminal and (now - last > 10 or done == total):
+                last = now
+                left = _clock((total - done) / rate) if rate else "?"
+                console.print(f"{what}: {done} of {total} clips, {rate:.1f} clips/s, {left} left", highlight=False, markup=False)
+
+        yield update
 
 
 def _headline(record: Mapping[str, Any]) -> str:

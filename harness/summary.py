@@ -85,6 +85,10 @@ def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -
             _mean([r["train_seconds"] for r in done], 1, 1),
         )
     console.print(table)
+    for task in plan.of_kind("data"):
+        left_out = state.records.get(task.key, {}).get("metrics", {}).get("clips_left_out")
+        if left_out:
+            _say(console, f"warning: {left_out:.0f} listed clips were left out; `python -m harness data verify` says why", "yellow")
     bad = [t for t in plan.tasks.values() if state.records.get(t.key, {}).get("status", "done") not in ("done", "skipped")]
     skips = [c for c in plan.cells if state.records.get(c.key, {}).get("status") == "skipped"]
     for task in bad:

@@ -151,6 +151,7 @@ class _Worker:
             "native_test_frames": int(data.test.native_frames.sum()),
             "train_clips": len(data.train),
             "test_clips": len(data.test),
+            "clips_left_out": len(data.left_out),
         }
 
     def _asset(self) -> None:

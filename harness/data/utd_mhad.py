@@ -58,7 +58,7 @@ class UTDMHAD(ListedVideos):
     def listing(self, split: str) -> Iterator[Listed]:
         people = set(self.config.train_subjects)
         if not people or not people < set("12345678"):
-            raise DataError(f"utd_mhad: train_subjects {''.join(sorted(people))!r} must be some, not all, of the digits 1 to 8, such as 1357")
+            raise DataError(f"utd_mhad: train_subjects {''.join(sorted(people))!r} must be some (not all) of the digits 1 to 8")
         for action, subject, trial, path in self._files():
             if not 1 <= action <= len(ACTIONS):
                 raise DataError(f"utd_mhad: {path.name} has an action outside 1 to {len(ACTIONS)}")
