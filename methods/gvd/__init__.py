@@ -2,9 +2,9 @@
 
 No code of the paper is released and its equations could not be read; this is the project's reading of it, step by step:
 
-1. Latents: training clips pass through a codec (``codec``; asset latent-codec).
+1. Latents: training clips pass through a codec (``codec``; asset latent_codec).
 2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes (``modes``).
-3. Guided denoising: a class-conditional video diffusion model (asset video-diffusion) generates one video for each mode. At every guided
+3. Guided denoising: a class-conditional video diffusion model (asset video_diffusion) generates one video for each mode. At every guided
    step the predicted clean latent is pulled to the mode, x0' = x0 + guidance * w_f * (mode - x0), strongly in the first frames and with a
    weight w_f that falls linearly to ``w_end`` in the last; after a fraction ``stop`` of the steps the model is left alone.
 4. Composition (MVIC): ``compose`` videos of the class give their frames to one instance of the budget.
@@ -21,12 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+
+if TYPE_CHECKING:
+    from methods.gvd.guidance import Guidance
 
 
 @method("gvd")
@@ -64,7 +67,7 @@ class GVD:
         steps: int = 12
         """Denoising steps."""
         codec: str = "patch"
-        """Latents of the backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (local folder or hub id)."""
+        """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
         batch: int = 48
         """Videos that are generated at a time; memory depends on this, not on the budget."""
         quality: bool = True
@@ -82,11 +85,11 @@ class GVD:
         self.native_labels = "soft" if config.soft else "hard"
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        needed = {"backbone": Asset("video-diffusion", {"codec": self.config.codec})}
+        needed = {"backbone": Asset("video_diffusion", {"codec": self.config.codec})}
         if self.config.soft or self.config.quality:
             needed["teacher"] = Asset("teacher", {"evaluator": self.config.teacher})
         if self.config.quality:
-            needed["reference"] = Asset("feature-reference", {"teacher": self.config.teacher})
+            needed["reference"] = Asset("feature_reference", {"teacher": self.config.teacher})
         return needed
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
@@ -107,9 +110,8 @@ class GVD:
         done, total = 0, budget.clips * config.compose
         for modes, classes in self._batches(train, budget, context):
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
-            latents = sample(
-                backbone, modes.to(context.device), classes.to(context.device), noise, guidance, config.sampler, config.steps, config.cfg, start
-            )
+            modes, classes = modes.to(context.device), classes.to(context.device)
+            latents = sample(backbone, modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start)
             place_runs(clips, backbone.codec.decode(latents).cpu(), done, config.compose)
             done += len(modes)
             context.progress(done, total)
@@ -120,7 +122,7 @@ class GVD:
         context.metrics["videos_generated"] = float(total)
         return DistilledSet.of_clips(clips, labels, logits if config.soft else None)
 
-    def _guidance(self) -> tuple[object, float]:
+    def _guidance(self) -> tuple[Guidance, float]:
         """The guidance, and the fraction of the steps to do."""
         from methods.gvd.guidance import Guidance
 

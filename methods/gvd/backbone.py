@@ -51,7 +51,7 @@ class VideoUNet(nn.Module):
         frames, channels, h, w = architecture.latent_shape
         widths = tuple(architecture.width * m for m in architecture.multipliers)
         levels = len(widths)
-        self.net = UNet2DModel(
+        network: Any = UNet2DModel(
             sample_size=(h, w),
             in_channels=frames * channels,
             out_channels=frames * channels,
@@ -61,12 +61,13 @@ class VideoUNet(nn.Module):
             up_block_types=("AttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
             layers_per_block=architecture.layers,
             norm_num_groups=math.gcd(16, architecture.width),
-            attention_head_dim=32,
+            attention_head_dim=math.gcd(32, *(widths[1:] or widths)),
             resnet_time_scale_shift="scale_shift",
             num_class_embeds=architecture.classes + 1,
         )
+        self.net = network
         if architecture.torus:
-            for module in self.net.modules():
+            for module in network.modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
                     module.padding_mode = "circular"
 
@@ -92,14 +93,14 @@ class Backbone:
         return free + cfg * (conditional - free)
 
 
-@asset("video-diffusion")
+@asset("video_diffusion")
 class VideoDiffusion:
     """Class-conditional latent video diffusion, trained on the training split; the shipped weights where they were trained on this data."""
 
     @dataclass(frozen=True)
     class Config:
         codec: str = "patch"
-        """Latents: the kind of the asset latent-codec."""
+        """Latents: the kind of the asset latent_codec."""
         width: int = 64
         """Channels of the first level."""
         multipliers: tuple[int, ...] = (1, 2, 2)
@@ -131,7 +132,7 @@ class VideoDiffusion:
         self.config = config
 
     def assets(self, info: Any) -> dict[str, Asset]:
-        return {"codec": Asset("latent-codec", {"kind": self.config.codec})}
+        return {"codec": Asset("latent_codec", {"kind": self.config.codec})}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """The averaged weights in half precision and their description. Resumes from its checkpoint after an interruption."""
@@ -141,10 +142,11 @@ class VideoDiffusion:
             return {name: t for name, t in shipped.items() if not name.startswith("codec.")}
         codec: Codec = context.assets["codec"]
         latents = encode_all(codec, train, context.scratch / "latents.npy", context.device)
+        config = self.config
         architecture = Architecture(
-            tuple(latents.shape[1:]), len(train.info.classes), self.config.width, self.config.multipliers, self.config.layers, self.config.torus
+            codec.latent_shape, len(train.info.classes), config.width, tuple(config.multipliers), config.layers, config.torus
         )
-        trainer = Trainer(architecture, self.config, context.device)
+        trainer = Trainer(architecture, config, context.device)
         trainer.run(latents, train.labels, context)
         context.metrics["parameters"] = float(sum(p.numel() for p in trainer.network.parameters()))
         context.metrics["samples_seen"] = float(trainer.step * self.config.batch)
@@ -164,9 +166,10 @@ def pack(network: VideoUNet, facts: dict[str, Any]) -> dict[str, Tensor]:
 
 def unpack(tensors: dict[str, Tensor]) -> VideoUNet:
     """Inverse of ``pack``, in float32."""
-    described = unpack_json(tensors["description"])["architecture"]
-    architecture = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()})
-    network = VideoUNet(architecture)
+    described: dict[str, Any] = unpack_json(tensors["description"])["architecture"]
+    for name in ("latent_shape", "multipliers"):
+        described[name] = tuple(described[name])
+    network = VideoUNet(Architecture(**described))
     network.load_state_dict({name.removeprefix("net."): t.float() for name, t in tensors.items() if name.startswith("net.")})
     return network
 
@@ -219,7 +222,7 @@ class Trainer:
                 losses.clear()
                 context.progress(round(1000 * self._done()), 1000)
                 if not math.isfinite(self.curve[-1][1]):
-                    raise ValueError(f"video-diffusion: the loss is not finite at step {self.step}; lower lr (it is {config.lr})")
+                    raise ValueError(f"video_diffusion: the loss is not finite at step {self.step}; lower lr (it is {config.lr})")
             if now - saved > CHECKPOINT_SECONDS:
                 self._save(path)
                 saved = now

@@ -6,7 +6,7 @@ Every codec has two functions and one property:
     decode(latents) -> clips uint8
     latent_shape                (F, c, h, w)
 
-A codec is an asset of its own, so that a control such as random clips passed through it (``codec-random``) shares it with GVD.
+A codec is an asset of its own, so that a control such as random clips passed through it (``codec_random``) shares it with GVD.
 """
 
 from __future__ import annotations
@@ -54,23 +54,24 @@ class PatchCodec:
     def fit(cls, train: Split, patch: int, components: int, explained: float, samples: int = 512) -> PatchCodec:
         """Principal components of the patches of evenly spaced training clips. components 0: as many as explain that much variance."""
         rows = torch.linspace(0, len(train) - 1, min(samples, len(train))).long()
-        count, total, square = 0, 0.0, 0.0
+        values = patch * patch * train.info.clip_shape[1]
+        count, total = 0, torch.zeros(values, dtype=torch.float64)
+        square = torch.zeros(values, values, dtype=torch.float64)
         for part in rows.split(BATCH):
             flat = _patches(_to_unit(train.clips(part)), patch).flatten(0, -2).double()
             count += len(flat)
             total = total + flat.sum(0)
             square = square + flat.T @ flat
-        mean = torch.as_tensor(total / count)
-        covariance = torch.as_tensor(square / count) - mean.outer(mean)
-        values, vectors = torch.linalg.eigh(covariance)
-        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+        mean = total / count
+        variances, vectors = torch.linalg.eigh(square / count - mean.outer(mean))
+        variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
         if components == 0:
-            components = int((values.cumsum(0) / values.sum() < explained).sum()) + 1
-        components = min(components, len(values))
+            components = int((variances.cumsum(0) / variances.sum() < explained).sum()) + 1
+        components = min(components, values)
         basis = vectors[:, :components].T
         # The sign of an eigenvector is arbitrary: the largest entry is made positive, so that every machine gets the same latents.
         basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
-        scale = float((values[:components].mean().clamp(min=1e-8)) ** -0.5)
+        scale = float((variances[:components].mean().clamp(min=1e-8)) ** -0.5)
         return cls(basis.float(), mean.float(), scale, train.info.clip_shape)
 
     def encode(self, clips: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def load_codec(tensors: dict[str, Tensor], clip_shape: tuple[int, int, int, int]
     return PatchCodec(tensors["basis"].to(device), tensors["mean"].to(device), float(tensors["scale"]), clip_shape)
 
 
-@asset("latent-codec")
+@asset("latent_codec")
 class LatentCodec:
     """A codec between clips and latents: linear patches, a small autoencoder trained here, or a pretrained one."""
 
@@ -155,7 +156,7 @@ class LatentCodec:
                 return {name.removeprefix("codec."): t for name, t in shipped.items() if name.startswith("codec.")}
         patch = config.patch or max(1, round(min(h, w) / 16))
         if h % patch or w % patch:
-            raise ValueError(f"latent-codec: patch {patch} does not divide clips of {h}x{w}; set patch to a divisor of both")
+            raise ValueError(f"latent_codec: patch {patch} does not divide clips of {h}x{w}; set patch to a divisor of both")
         return PatchCodec.fit(train, patch, config.components, config.explained).tensors()
 
 

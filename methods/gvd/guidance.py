@@ -137,7 +137,8 @@ def noise_level(scheduler: Any, timestep: Any) -> tuple[float, float, str]:
         alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[step_index(scheduler, timestep)])
         return float(alpha), float(sigma), config.prediction_type
     if hasattr(scheduler, "sigmas"):
-        raise ValueError(f"scheduler {name} cannot be guided, valid: DDPM, DDIM, CogVideoX DDIM and DPM, DPM-Solver, UniPC, flow matching Euler")
+        valid = "DDPM, DDIM, CogVideoX DDIM and DPM, DPM-Solver, UniPC, flow matching Euler"
+        raise ValueError(f"scheduler {name} cannot be guided, valid: {valid}")
     cumulative = float(scheduler.alphas_cumprod[int(timestep)])
     return cumulative**0.5, (1 - cumulative) ** 0.5, config.prediction_type
 

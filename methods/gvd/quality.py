@@ -1,6 +1,6 @@
 """Quality of a generated set, in the features of a teacher: recognised, diverse, covering, close in distribution, moving as much.
 
-Real clips are described once, by the asset ``feature-reference``; sets of any method could be measured against it.
+Real clips are described once, by the asset ``feature_reference``; sets of any method could be measured against it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Reference:
     motion: float
 
 
-@asset("feature-reference")
+@asset("feature_reference")
 class FeatureReference:
     """Real training clips in a teacher's features: what the quality of generated sets is measured against."""
 
@@ -113,7 +113,9 @@ def _root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def measure_quality(clips: Tensor, labels: Tensor, logits: Tensor, teacher: Any, reference: Reference, context: Context) -> dict[str, float]:
+def measure_quality(
+    clips: Tensor, labels: Tensor, logits: Tensor, teacher: Any, reference: Reference, context: Context
+) -> dict[str, float]:
     """Quality figures of a set (N, T, C, H, W) uint8 with labels (N,) and the teacher's logits on it.
 
     teacher_accuracy: part that the teacher recognises as its class. teacher_confidence: mean probability of that class. diversity: mean

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods.gvd.backbone import Backbone
-from methods.gvd.guidance import GuidedScheduler, Guidance, from_x0, noise_level
+from methods.gvd.guidance import Guidance, GuidedScheduler, from_x0, noise_level
 
 SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
 
@@ -30,7 +30,7 @@ def make_scheduler(name: str, steps: int) -> Any:
     elif name == "unipc":
         scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
     elif name == "ddim":
-        scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, timestep_spacing="trailing")
+        scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="trailing")
     else:
         raise ValueError(f"unknown sampler {name!r}, valid: {', '.join(SAMPLERS)}")
     scheduler.set_timesteps(steps)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
-from methods.gvd.guidance import GuidedScheduler, Guidance, frame_weights, from_x0, noise_level, pull, to_x0
+from methods.gvd.guidance import Guidance, GuidedScheduler, frame_weights, from_x0, noise_level, pull, to_x0
 from methods.gvd.sampling import SAMPLERS, make_scheduler
 
 LEVELS = [("epsilon", 0.8, 0.6), ("v_prediction", 0.8, 0.6), ("sample", 0.8, 0.6), ("flow_prediction", 0.7, 0.3)]
@@ -78,7 +80,7 @@ def test_the_distance_to_the_mode_falls_with_the_scale(sampler: str) -> None:
     distances = [
         float((denoise(sampler, modes, Guidance(scale, decay="none", stop=1.0)) - modes).norm()) for scale in (0, 0.1, 0.3, 0.6, 1.0)
     ]
-    assert all(a > b + 1e-3 for a, b in zip(distances, distances[1:], strict=False)), distances
+    assert all(a > b + 1e-3 for a, b in pairwise(distances)), distances
     assert distances[-1] < 0.1
 
 
