@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.report.cells import CellResult, Group, best_set, gather
+from harness.report.main_table import main_table
+from harness.report.tables import DASH, Cell, Row, Table
+
+
+def row(method: str, ipc: int | None, seed: int, accuracy: float | None, **fields: Any) -> dict[str, Any]:
+    return {
+        "key": f"{method}-{ipc}-{seed}-{fields.get('evaluator_label', 'net')}-{fields.get('labels', 'hard')}",
+        "dataset_label": "digits",
+        "shape": "8x32x32",
+        "method_label": method,
+        "ipc": ipc,
+        "labels": "hard",
+        "evaluator_label": "net",
+        "protocol": "quick",
+        "seed": seed,
+        "status": "done" if accuracy is not None else "failed",
+        "reason": None if accuracy is not None else "NaN in the loss",
+        "accuracy": accuracy,
+        "frame_fraction": 0.0198,
+        "peak_cpu_mib": 400.0 + seed,
+        "peak_gpu_mib": None,
+        "distill_seconds": 10.0 + seed,
+        "train_seconds": 5.0,
+        "label_bytes": 0.0,
+        "device": "cpu",
+        "distill_key": f"{method}-{ipc}-{seed}",
+        **fields,
+    }
+
+
+def column(method: str, ipc: int, values: list[float | None], **fields: Any) -> list[dict[str, Any]]:
+    return [row(method, ipc, seed, value, **fields) for seed, value in enumerate(values)]
+
+
+def table(rows: list[dict[str, Any]], labels: str = "hard") -> Table:
+    groups = gather(rows)
+    group = next(g for g in groups if g.labels == labels)
+    return main_table(group, groups[group])
+
+
+def at(made: Table, method: str, ipc: int) -> Cell:
+    found: Row = next(r for r in made.rows if r.label.text == method)
+    return found.cells[made.columns.index(f"IPC {ipc}")]
+
+
+RANDOM, BETTER = [0.50, 0.52, 0.54, 0.51, 0.53], [0.60, 0.63, 0.64, 0.62, 0.63]
+
+
+def test_a_cell_says_mean_spread_and_number_of_seeds() -> None:
+    made = table(column("random", 1, RANDOM) + column("gvd", 1, BETTER))
+    cell = at(made, "gvd", 1)
+    assert cell.text == f"{100 * np.mean(BETTER):.1f} ± {100 * np.std(BETTER, ddof=1):.1f} (5)"
+    differences = np.subtract(BETTER, RANDOM)
+    interval = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert cell.details[0] == f"+{100 * differences.mean():.1f} [+{100 * interval.low:.1f}, +{100 * interval.high:.1f}]"
+    assert cell.details[1] == "1.98 % frames · 404 MiB CPU · 12 s", "the peak is the largest, the seconds are the mean"
+    assert cell.data["gain_p"] == pytest.approx(stats.ttest_rel(BETTER, RANDOM).pvalue)
+    assert cell.data["low"] == pytest.approx(stats.ttest_1samp(BETTER, 0).confidence_interval().low)
+    assert cell.records == tuple(f"gvd-1-{s}-net-hard" for s in range(5))
+
+
+def test_the_best_is_bold_with_all_that_is_not_separable_from_it() -> None:
+    close = [0.61, 0.62, 0.64, 0.63, 0.62]
+    made = table(column("random", 1, RANDOM) + column("gvd", 1, BETTER) + column("dm", 1, close))
+    assert at(made, "gvd", 1).bold and at(made, "dm", 1).bold and not at(made, "random", 1).bold
+
+
+def test_nothing_is_bold_where_nothing_can_be_told_apart() -> None:
+    made = table([row("random", 1, 0, 0.5), row("gvd", 1, 0, 0.9), *column("random", 5, RANDOM), *column("gvd", 5, BETTER)])
+    assert not at(made, "gvd", 1).bold and at(made, "gvd", 5).bold
+    assert "IPC 1: n too small to separate gvd from random" in made.caption
+    assert at(made, "gvd", 1).text == "90.0 (1)" and at(made, "gvd", 1).details[0] == "+40.0"
+    lone = gather([row("random", 1, 0, 0.5), row("gvd", 1, 1, 0.9)])
+    assert best_set(next(iter(lone.values()))) == (set(), "n too small to separate gvd from random (fewer than 2 shared seeds)")
+
+
+def test_the_comparisons_with_the_best_are_corrected() -> None:
+    """Each of three rivals alone would be separable at p = 0.03; together they are not."""
+    best = [0.60, 0.62, 0.61, 0.63]
+    rival = [0.58, 0.61, 0.585, 0.622]
+    p = stats.ttest_rel(best, rival).pvalue
+    assert 0.05 / 3 < p < 0.05
+    cells = [
+        c
+        for cells in gather([r for i in range(3) for r in column(f"m{i}", 1, list(rival))] + column("top", 1, list(best))).values()
+        for c in cells
+    ]
+    assert best_set(cells)[0] == {"top", "m0", "m1", "m2"}
+    assert best_set([c for c in cells if c.method in ("top", "m0")])[0] == {"top"}
+
+
+def test_missing_cells_are_dashes_with_a_reason() -> None:
+    made = table(
+        column("random", 1, RANDOM) + column("random", 5, RANDOM) + column("gvd", 1, [0.6, None, 0.7]) + column("dm", 5, [None, None])
+    )
+    assert at(made, "gvd", 1).text.endswith("(2)") and at(made, "gvd", 1).notes == ("1 of 3 seeds failed: NaN in the loss",)
+    assert at(made, "gvd", 5) == Cell(DASH, notes=("not run",), data={"status": "absent"})
+    assert at(made, "dm", 5).text == DASH and at(made, "dm", 5).notes == ("failed: NaN in the loss",)
+    assert at(made, "dm", 5).data["status"] == "failed"
+
+
+def test_full_is_a_reference_row_over_all_budgets() -> None:
+    made = table(column("random", 1, RANDOM) + column("random", 5, RANDOM) + [row("full", None, 0, 0.8)])
+    last = made.rows[-1]
+    assert last.reference and last.label.text.startswith("full") and last.cells[0].span == 2 and last.cells[0].text == "80.0 (1)"
+    assert at(made, "random", 1).details[0] == "65.0 % of full"
+
+
+def test_rows_and_columns_stand_in_natural_order() -> None:
+    rows = [r for m in ("gvd[compose=1]", "gvd", "random", "dm") for ipc in (10, 1, 5) for r in column(m, ipc, [0.5])]
+    made = table(rows)
+    assert made.columns == ("IPC 1", "IPC 5", "IPC 10")
+    assert [r.label.text for r in made.rows] == ["random", "dm", "gvd", "gvd[compose=1]"]
+    assert [r.reference for r in made.rows] == [True, False, False, False]
+
+
+def test_methods_are_called_by_their_words_with_the_name_in_a_footnote() -> None:
+    groups = gather(column("random", 1, RANDOM) + column("gvd[guidance=0]", 1, BETTER))
+    group = next(iter(groups))
+    label = main_table(group, groups[group], {"gvd[guidance=0]": "unguided diffusion"}).rows[1].label
+    assert label == Cell("unguided diffusion", notes=("unguided diffusion: gvd[guidance=0]",))
+
+
+def test_native_labels_are_completed_by_methods_that_have_none_of_their_own() -> None:
+    rows = column("random", 1, RANDOM) + column("gvd", 1, BETTER, labels="native", label_bytes=2048.0) + column("gvd", 1, RANDOM)
+    made = table(rows, "native")
+    assert [r.label.text for r in made.rows] == ["random", "gvd"]
+    assert at(made, "gvd", 1).text.startswith("62.4"), "its native cell, not its hard one"
+    assert made.rows[1].label.notes == ("trains on soft labels of its own, up to 2.0 KiB of labels beside the clips",)
+    assert at(table(rows, "hard"), "gvd", 1).text.startswith("52.0")
+
+
+def test_different_devices_and_deterministic_sets_are_said() -> None:
+    rows = column("random", 1, RANDOM) + column("k_center", 1, BETTER, distill_key="one", device="NVIDIA H100")
+    made = table(rows)
+    assert "different devices (NVIDIA H100, cpu)" in made.caption
+    assert made.rows[1].label.notes == ("one distilled set for all seeds: the spread is that of training alone",)
+
+
+def test_gpu_memory_is_shown_where_it_was_measured() -> None:
+    made = table(column("random", 1, RANDOM, peak_gpu_mib=812.0))
+    assert "812 MiB GPU" in at(made, "random", 1).details[-1]
+
+
+def test_a_group_of_the_reference_alone_is_a_table_too() -> None:
+    groups = gather([row("full", None, 0, 0.8)])
+    group = next(iter(groups))
+    made = main_table(group, groups[group])
+    assert made.columns == ("accuracy",) and made.rows[0].cells[0].text == "80.0 (1)"
+
+
+def test_seeds_are_paired_by_number_not_by_position() -> None:
+    a = CellResult(Group("d", "s", "e", "p", "hard"), "a", 1, (row("a", 1, 1, 0.5), row("a", 1, 2, 0.7)))
+    b = CellResult(a.group, "b", 1, (row("b", 1, 2, 0.6), row("b", 1, 3, 0.1)))
+    assert a.differences(b) == pytest.approx([0.1])
