@@ -25,6 +25,7 @@ Choose = Callable[[int, float], Sequence[np.ndarray]]
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 _NOT_VIDEO = frozenset({"tty", "lrc", "srt", "webvtt", "ass", "microdvd", "subviewer"})  # text that libav would draw or read as subtitles
+_SCALING = Interpolation.AREA | getattr(Interpolation, "FULL_CHR_H_INT", 0)  # the flag: exact colours, where PyAV has it
 _SCALE_THREADS: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 FOLDER_FPS = 30.0
 """Frame rate that is assumed of extracted frames, which carry none."""
@@ -131,7 +132,7 @@ def _picture(frame: Any, scaler: Any, clip_shape: ClipShape, fit: str) -> np.nda
     full = fitted_size(height, width, fit)
     rows, columns = full if turns % 2 == 0 else full[::-1]
     pixels = scaler.reformat(
-        frame, columns, rows, "rgb24" if channels == 3 else "gray", interpolation=Interpolation.AREA, **_SCALE_THREADS
+        frame, columns, rows, "rgb24" if channels == 3 else "gray", interpolation=_SCALING, **_SCALE_THREADS
     ).to_ndarray()
     return crop(np.rot90(pixels, turns), height, width)
 
