@@ -95,12 +95,18 @@ def _seconds(container: Any, stream: Any) -> float:
 def _video_stream(container: Any) -> Any:
     if container.format.name in _NOT_VIDEO:
         raise DataError("is text, not a video")
-    streams = [s for s in container.streams.video if not int(getattr(s, "disposition", 0)) & 0x400]  # 0x400: a cover picture
+    streams = [s for s in container.streams.video if not _is_cover(s)]
     if not streams:
         raise DataError("has no video stream")
     stream = streams[0]
     stream.codec_context.thread_count = 1  # videos are read side by side; threads within one only get in each other's way
     return stream
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a video stream is the one picture that comes with music."""
+    flags = getattr(stream, "disposition", 0)
+    return bool(getattr(flags, "value", flags) & 0x400)
 
 
 def _decode(path: Path, clip_shape: ClipShape, wanted: set[int], fit: str) -> tuple[dict[int, np.ndarray], int]:
