@@ -25,8 +25,7 @@ Choose = Callable[[int, float], Sequence[np.ndarray]]
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 _NOT_VIDEO = frozenset({"tty", "lrc", "srt", "webvtt", "ass", "microdvd", "subviewer"})  # text that libav would draw or read as subtitles
-_SCALING = Interpolation.AREA | getattr(Interpolation, "FULL_CHR_H_INT", 0)  # the flag: exact colours, where PyAV has it
-_SCALE_THREADS: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+_SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT  # without the flag colours are up to two levels too dark
 FOLDER_FPS = 30.0
 """Frame rate that is assumed of extracted frames, which carry none."""
 
@@ -105,8 +104,7 @@ def _video_stream(container: Any) -> Any:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a video stream is the one picture that comes with music."""
-    flags = getattr(stream, "disposition", 0)
-    return bool(getattr(flags, "value", flags) & 0x400)
+    return bool(int(stream.disposition) & 0x400)
 
 
 def _decode(path: Path, clip_shape: ClipShape, wanted: set[int], fit: str) -> tuple[dict[int, np.ndarray], int]:
@@ -134,12 +132,11 @@ def _decode(path: Path, clip_shape: ClipShape, wanted: set[int], fit: str) -> tu
 
 def _picture(frame: Any, scaler: Any, clip_shape: ClipShape, fit: str) -> np.ndarray:
     _, channels, height, width = clip_shape
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    turns = round(frame.rotation / 90) % 4
     full = fitted_size(height, width, fit)
     rows, columns = full if turns % 2 == 0 else full[::-1]
-    pixels = scaler.reformat(
-        frame, columns, rows, "rgb24" if channels == 3 else "gray", interpolation=_SCALING, **_SCALE_THREADS
-    ).to_ndarray()
+    colours = "rgb24" if channels == 3 else "gray"
+    pixels = scaler.reformat(frame, columns, rows, colours, interpolation=_SCALING, threads=1).to_ndarray()
     return crop(np.rot90(pixels, turns), height, width)
 
 
