@@ -411,12 +411,13 @@ def _metrics(row: Mapping[str, Any], upstream: Record) -> dict[str, float]:
 
 
 def _curves(record: Record, upstream: Record) -> Iterator[tuple[str, int, float]]:
-    """(name, step, value) of the training curves; those of the reference's network lie in its asset."""
-    prefix = "" if record["spec"].get("budget") is None else "distill."
-    for source, start in ((record, ""), (upstream, prefix)):
+    """(name, step, value) of a cell's training curves and of its method's. The reference's network was trained as an asset: there
+    "loss" is what a cell calls "train_loss"."""
+    own, made = "", "distill." if _is_cell(record) else "train_"
+    for source, prefix in ((record, own), (upstream, made)):
         for name, points in source.get("curves", {}).items():
             for step, value in points:
-                yield f"{start}{name}", step, value
+                yield f"{prefix}{name}", step, value
 
 
 def _is_cell(record: Record) -> bool:

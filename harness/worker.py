@@ -153,6 +153,7 @@ class _Worker:
             "test_clips": len(data.test),
             "clips_left_out": len(data.left_out),
         }
+        self.record["arrays"] = {"classes": list(data.info.classes)}
 
     def _asset(self) -> None:
         from safetensors.torch import save

@@ -125,8 +125,8 @@ def test_a_cell_is_a_run_under_its_sweep(results: Path, errors: list[str]) -> No
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [(m.step, m.value) for m in history] == [(s, v) for s, v in record["curves"]["loss"]]
+    history = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [(m.step, m.value) for m in history] == [(s, v) for s, v in record["curves"]["train_loss"]]
     assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"preview.png", "preview.gif"}
 
 
@@ -139,7 +139,7 @@ def test_the_curve_of_the_reference_is_that_of_its_network(results: Path, errors
     assert run.data.params["ipc"] == "all"
     assert run.data.metrics["relative_accuracy"] == 1.0
     record = Store(results).read_record(teacher)
-    assert record is not None and run.data.metrics["loss"] == record["curves"]["loss"][-1][1]
+    assert record is not None and run.data.metrics["train_loss"] == record["curves"]["loss"][-1][1]
 
 
 def test_relative_accuracy_reaches_cells_that_were_mirrored_before_full(results: Path, errors: list[str]) -> None:

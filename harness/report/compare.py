@@ -148,7 +148,7 @@ def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture
     return table, rank_figure(f"ranks-{first.stem}", title, ranks, difference, caption, words)
 
 
-def correct_bits(row: Mapping[str, object], clips: int | None = None) -> np.ndarray | None:
+def correct_bits(row: Mapping[str, object]) -> np.ndarray | None:
     """Per-clip correctness of one tested network as booleans in test-clip order; None where it was not recorded.
 
     The record packs eight clips to a byte, so up to seven bits of padding follow the last clip; they are False for every network.
@@ -157,10 +157,9 @@ def correct_bits(row: Mapping[str, object], clips: int | None = None) -> np.ndar
     if not isinstance(text, str):
         return None
     try:
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
+        return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
     except (binascii.Error, ValueError):
         return None
-    return bits[:clips]
 
 
 def _shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[int, int], float]:

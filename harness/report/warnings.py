@@ -15,6 +15,12 @@ def store_warnings(results: Results) -> list[str]:
     if results.superseded:
         count = plural(len(results.superseded), "older record")
         found.append(f"{count} of cells that ran again with other code or parameters are superseded by the newest and not shown.")
+    for record in results.records.values():
+        left_out = record.get("metrics", {}).get("clips_left_out") if record["kind"] == "data" else None
+        if left_out:
+            found.append(
+                f"{record['spec']['dataset']['name']}: {plural(int(left_out), 'clip')} could not be read and left out of the dataset."
+            )
     rows = results.row_dicts()
     shown = [results.records[row["key"]].get("provenance") or {} for row in rows if row["status"] == "done"]
     dirty = sum(bool(origin.get("git_dirty")) for origin in shown)

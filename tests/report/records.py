@@ -38,7 +38,12 @@ class Builder:
         self.sweep = "20260301-100000-abcd"
         self.minute = 0
         self.data = self.write(
-            "data", f"prepare {dataset}", {"dataset": self.dataset}, {}, metrics={"native_train_frames": NATIVE_FRAMES, "clips": 1800}
+            "data",
+            f"prepare {dataset}",
+            {"dataset": self.dataset},
+            {},
+            metrics={"native_train_frames": NATIVE_FRAMES, "train_clips": 1800, "test_clips": TEST_CLIPS, "clips_left_out": 0},
+            arrays={"classes": list(CLASSES)},
         )
 
     def write(self, kind: str, name: str, spec: dict[str, Any], inputs: dict[str, str], **fields: Any) -> str:
@@ -169,7 +174,7 @@ class Builder:
         body: dict[str, Any] = {
             "metrics": metrics,
             "phases": {"train": phase(9.0, 380.0), "test": phase(1.2, 350.0)},
-            "curves": {"loss": curve(60)},
+            "curves": {"train_loss": curve(60)},
             "arrays": {
                 "per_class_accuracy": [float(np.clip(accuracy + d, 0, 1)) for d in np.linspace(-0.2, 0.2, len(CLASSES))],
                 "correct": base64.b64encode(np.packbits(correct).tobytes()).decode(),

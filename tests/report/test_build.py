@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import harness.report.page as page
+from harness.errors import UsageError
+from harness.report import build_report
+from harness.report.build import make_report
+from tests.report.records import CLASSES, Builder
+from tests.report.test_tables import Tags
+
+
+@pytest.fixture(scope="module")
+def built(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built")
+    build_report(compared, out)
+    return out
+
+
+def test_every_table_and_figure_is_written_in_every_format(built: Path) -> None:
+    tables = {p.name for p in (built / "tables").iterdir()}
+    figures = {p.name for p in (built / "figures").iterdir()}
+    for stem in ("moving-digits-8x32x32-convnet3d-quick-hard", "gains-moving-digits-8x32x32-quick-hard", "failures"):
+        assert {f"{stem}.md", f"{stem}.tex", f"{stem}.csv"} <= tables
+    for stem in ("accuracy-moving-digits-8x32x32-quick-hard", "cost-moving-digits-8x32x32"):
+        assert (built / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert (built / "figures" / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+    assert len(figures) == 4
+
+
+def test_the_page_is_well_formed_and_needs_nothing_beside_it(built: Path) -> None:
+    text = (built / "index.html").read_text()
+    parser = Tags()
+    parser.handle_startendtag = lambda tag, attrs: None  # type: ignore[method-assign]
+    parser.handle_starttag = lambda tag, attrs: None if tag in ("meta", "img", "br") else Tags.handle_starttag(parser, tag, attrs)  # type: ignore[method-assign]
+    parser.feed(text)
+    assert parser.open == []
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert sources and all(s.startswith(("data:image/", "#")) for s in sources)
+    assert len([s for s in sources if s.startswith("data:image/gif")]) == 4, "one moving preview for each method"
+    assert "python -m harness run --methods random,dm,gvd" in text and "0123abc" in text
+    assert "out of memory: 24.0 GiB asked for" in text
+
+
+def test_large_previews_are_linked(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "EMBED_FILE", 10)
+    build_report(compared, tmp_path, formats=["html"])
+    links = re.findall(r'href="([^"#][^"]*)"', (tmp_path / "index.html").read_text())
+    assert len(links) == 8 and all((tmp_path / link).resolve().is_file() for link in links)
+
+
+def test_a_lost_preview_does_not_stop_the_page(tmp_path: Path) -> None:
+    build = Builder(tmp_path / "r")
+    upstream = build.distill("gvd", 1, 0)
+    build.evaluate("gvd", 1, 0, upstream)
+    (tmp_path / "r" / "artifacts" / upstream / "preview.gif").unlink()
+    build_report(tmp_path / "r", tmp_path / "out", formats=["html"])
+    assert "preview.gif is missing" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_cells_are_there_for_everybodys_own_analysis(built: Path) -> None:
+    cells = pd.read_csv(built / "cells.csv")
+    assert len(cells) == 2 * (1 + 4 * 3 * 5)
+    done = cells[cells["status"] == "done"]
+    assert done["accuracy"].between(0, 1).all() and done["relative_accuracy"].notna().all()
+    assert set(cells["status"]) == {"done", "failed", "oom"}
+
+
+def test_the_same_records_give_the_same_files(compared: Path, built: Path, tmp_path: Path) -> None:
+    for path in build_report(compared, tmp_path, formats=["md", "csv", "tex", "png", "pdf"]):
+        assert path.read_bytes() == (built / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_words_reach_tables_and_figures(compared: Path) -> None:
+    report = make_report(compared, words={"gvd[guidance=0]": "unguided diffusion"})
+    labels = [r.label.text for r in report.sections[0].main[0].rows]
+    assert "unguided diffusion" in labels
+    default = make_report(compared)
+    assert "gvd without guidance" in [r.label.text for r in default.sections[0].main[0].rows]
+
+
+def test_classes_have_names(built: Path) -> None:
+    rows = pd.read_csv(built / "tables" / "classes-moving-digits-8x32x32-convnet3d-quick-hard.csv")
+    assert rows["class"].tolist() == list(CLASSES)
+
+
+def test_a_report_of_one_dataset(tmp_path: Path) -> None:
+    for name in ("digits", "hmdb51"):
+        build = Builder(tmp_path, dataset=name)
+        build.evaluate("random", 1, 0, build.distill("random", 1, 0))
+    report = make_report(tmp_path, datasets=["hmdb51"])
+    assert [s.title for s in report.sections] == ["hmdb51 (8x32x32), protocol quick, hard labels"]
+    assert [t.name for t in report.published] == ["published-hmdb51-convnet3d-top-1"]
+    with pytest.raises(UsageError, match=r"no results of dataset 'hmdb'.*did you mean 'hmdb51'"):
+        make_report(tmp_path, datasets=["hmdb"])
+
+
+def test_bad_requests_are_one_sentence(tmp_path: Path, compared: Path) -> None:
+    with pytest.raises(UsageError, match="no evaluated cell in"):
+        build_report(tmp_path, tmp_path / "out")
+    with pytest.raises(UsageError, match="unknown report format 'doc'"):
+        build_report(compared, tmp_path, formats=["doc"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write the report"):
+        build_report(compared, tmp_path / "file", formats=["md"])
+
+
+def test_results_of_failures_alone_still_make_a_report(tmp_path: Path) -> None:
+    build = Builder(tmp_path)
+    build.fail("gvd", 1, 0, status="failed", reason="NaN in the loss")
+    files = build_report(tmp_path, tmp_path / "out")
+    assert not [f for f in files if f.suffix == ".png"]
+    assert "NaN in the loss" in files[0].read_text()
+
+
+def test_the_package_imports_no_torch_ray_or_mlflow(compared: Path, tmp_path: Path) -> None:
+    code = (
+        "import json, sys; from harness.report import build_report;"
+        f"build_report({str(compared)!r}, {str(tmp_path)!r}, formats=['md', 'png', 'html']);"
+        "print(json.dumps([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]))"
+    )
+    assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == []

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.report.cells import gather
+from harness.report.load import load
+from harness.report.warnings import group_warnings, store_warnings
+from tests.report.records import Builder
+from tests.report.test_main_table import BETTER, RANDOM, column, row
+
+MADE_ALIKE = {"dataset_digest": "d", "evaluator_digest": "e", "recipe_digest": "p"}
+
+
+def warnings(rows: list[dict[str, object]], labels: str = "hard") -> str:
+    groups = gather({**MADE_ALIKE, **r} for r in rows)
+    group = next(g for g in groups if g.labels == labels)
+    return "\n".join(group_warnings(group, groups[group]))
+
+
+def test_a_sound_comparison_has_none() -> None:
+    assert warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER) + [row("full", None, 0, 0.9)]) == ""
+
+
+def test_missing_references() -> None:
+    text = warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER) + column("gvd", 5, BETTER))
+    assert "no result of random at IPC 5" in text and "no result of full" in text
+    assert "the grid is incomplete (random at IPC 5)" in text
+
+
+def test_seeds() -> None:
+    assert "one seed" in warnings([row("random", 1, 0, 0.5), row("gvd", 1, 0, 0.6)])
+    assert "2 to 5 seeds" in warnings(column("random", 1, RANDOM) + column("gvd", 1, [0.6, 0.7]))
+
+
+def test_cells_that_were_not_made_alike() -> None:
+    text = warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER, recipe_digest="other", device="NVIDIA H100"))
+    assert "different recipes under the protocol name 'quick'" in text and "different devices (NVIDIA H100, cpu)" in text
+    assert "different versions of the dataset" not in text
+    assert "different versions of the dataset" in warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER, dataset_digest="x"))
+
+
+def test_labels_that_differ_within_a_column() -> None:
+    text = warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER, labels="native", label_bytes=96.0), "native")
+    assert "gvd trained on soft labels and the others on hard ones" in text
+
+
+def test_what_concerns_the_whole_store(tmp_path: Path) -> None:
+    build = Builder(tmp_path)
+    build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    build.digest = "2" * 12
+    build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    (tmp_path / "records" / "broken.json").write_text("{")
+    data = build.store.read_record(build.data)
+    assert data is not None
+    build.store.write_record({**data, "metrics": {**data["metrics"], "clips_left_out": 3}})
+    text = "\n".join(store_warnings(load(tmp_path)))
+    assert "records/broken.json" in text and "1 older record of cells" in text and "3 clips could not be read" in text
