@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch import Tensor
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
 
 if TYPE_CHECKING:
+    from methods.gvd.codec import Codec
     from methods.gvd.guidance import Guidance
 
 
@@ -66,6 +67,12 @@ class GVD:
         """Sampler."""
         steps: int = 12
         """Denoising steps."""
+        backbone: str = "trained"
+        """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
+        prompt: str = "a video of {}"
+        """What a pretrained pipeline is asked for; {} is the class name."""
+        resolution: int = 0
+        """Height and width at which a pretrained pipeline works; 0: its own."""
         codec: str = "patch"
         """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
         batch: int = 48
@@ -85,7 +92,9 @@ class GVD:
         self.native_labels = "soft" if config.soft else "hard"
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        needed = {"backbone": Asset("video_diffusion", {"codec": self.config.codec})}
+        needed = {}
+        if self.config.backbone == "trained":
+            needed["backbone"] = Asset("video_diffusion", {"codec": self.config.codec})
         if self.config.soft or self.config.quality:
             needed["teacher"] = Asset("teacher", {"evaluator": self.config.teacher})
         if self.config.quality:
@@ -101,17 +110,16 @@ class GVD:
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         from methods.gvd.compose import place_runs
         from methods.gvd.quality import label_clips, measure_quality
-        from methods.gvd.sampling import sample
 
-        config, backbone = self.config, context.assets["backbone"]
+        config, backbone = self.config, self._backbone(context)
         guidance, start = self._guidance()
         clips = torch.empty((budget.clips, *budget.clip_shape), dtype=torch.uint8)
         labels = torch.arange(budget.classes).repeat_interleave(budget.ipc)
         done, total = 0, budget.clips * config.compose
-        for modes, classes in self._batches(train, budget, context):
+        for modes, classes in self._batches(backbone.codec, train, budget, context):
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
             modes, classes = modes.to(context.device), classes.to(context.device)
-            latents = sample(backbone, modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start)
+            latents = backbone.generate(modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start)
             place_runs(clips, backbone.codec.decode(latents).cpu(), done, config.compose)
             done += len(modes)
             context.progress(done, total)
@@ -131,11 +139,19 @@ class GVD:
             return Guidance(0.0), config.init_level
         return Guidance(config.guidance, config.w_end, config.decay, config.stop), 1.0
 
-    def _batches(self, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    def _backbone(self, context: Context) -> Any:
+        """What generates: the asset that was trained here, or a pretrained pipeline."""
+        if self.config.backbone == "trained":
+            return context.assets["backbone"]
+        from methods.gvd.pipelines import load_pipeline
+
+        return load_pipeline(self.config.backbone, context.info, self.config.prompt, self.config.resolution, context.device)
+
+    def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
         from methods.gvd.modes import find_modes
 
-        config, codec = self.config, context.assets["backbone"].codec
+        config = self.config
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
             found = find_modes(codec, train, label, budget.ipc * config.compose, config.modes, context.seed + label, context.device)

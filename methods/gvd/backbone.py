@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from harness import Asset, Context, Split, asset
 from methods.gvd.codec import BATCH, Codec, pack_json, unpack_json
+from methods.gvd.guidance import Guidance
 from methods.gvd.shipped import shipped_tensors
 
 CHECKPOINT_SECONDS = 60.0
@@ -91,6 +92,14 @@ class Backbone:
         both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, torch.full_like(labels, self.classes)]))
         conditional, free = both.chunk(2)
         return free + cfg * (conditional - free)
+
+    def generate(
+        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, sampler: str, steps: int, cfg: float, start: float
+    ) -> Tensor:
+        """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``."""
+        from methods.gvd.sampling import sample
+
+        return sample(self, modes, labels, noise, guidance, sampler, steps, cfg, start)
 
 
 @asset("video_diffusion")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from methods.gvd.backbone import Backbone
 from methods.gvd.guidance import Guidance, GuidedScheduler, from_x0, noise_level
+
+
+class Denoiser(Protocol):
+    """What sampling needs of a backbone: the velocity eps - x0 at x_t, with classifier-free guidance of scale ``cfg``."""
+
+    def velocity(self, x: Tensor, t: Tensor, labels: Tensor, cfg: float) -> Tensor: ...
+
 
 SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
 
@@ -37,7 +43,7 @@ def make_scheduler(name: str, steps: int) -> Any:
     return scheduler
 
 
-def network_output(backbone: Backbone, x: Tensor, alpha: float, sigma: float, prediction: str, labels: Tensor, cfg: float) -> Tensor:
+def network_output(backbone: Denoiser, x: Tensor, alpha: float, sigma: float, prediction: str, labels: Tensor, cfg: float) -> Tensor:
     """What the scheduler expects, from the backbone's velocity: any (alpha, sigma) is a place on the flow's path after a rescaling.
 
     With s = alpha + sigma, x / s = (1 - t) x0 + t eps at t = sigma / s.
@@ -52,7 +58,7 @@ def network_output(backbone: Backbone, x: Tensor, alpha: float, sigma: float, pr
 
 @torch.inference_mode()
 def sample(
-    backbone: Backbone,
+    backbone: Denoiser,
     modes: Tensor,
     labels: Tensor,
     noise: Tensor,
