@@ -1,0 +1,46 @@
+"""Random clips through GVD's codec: a control that separates what the latents lose from what generation adds.
+
+    python -m harness run --methods 'random,codec_random,codec_random[codec=autoencoder],gvd' --ipc 5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from methods.selection import select_clips, too_few_clips
+
+
+@method("codec_random")
+class CodecRandom:
+    """Real clips drawn uniformly, encoded and decoded by a codec of GVD: the control for its latents."""
+
+    native_labels = "hard"
+
+    @dataclass(frozen=True)
+    class Config:
+        codec: str = "patch"
+        """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def assets(self, info: DatasetInfo) -> dict[str, Asset]:
+        return {"codec": Asset("latent_codec", {"kind": self.config.codec})}
+
+    def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
+        return too_few_clips(info, budget)
+
+    def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
+        from methods.gvd.codec import BATCH
+
+        def choose(rows: Tensor) -> Tensor:
+            return rows[torch.randperm(len(rows), generator=context.generator)[: budget.ipc]]
+
+        codec, chosen = context.assets["codec"], select_clips(train, budget, choose)
+        assert chosen.clips is not None
+        decoded = [codec.decode(codec.encode(part.to(context.device))).cpu() for part in chosen.clips.split(BATCH)]
+        return DistilledSet.of_clips(torch.cat(decoded), chosen.labels)
