@@ -5,8 +5,9 @@ spatial stride 2 and max pooling in each of three stages of 64, 128 and 128 chan
 1x1x1 convolution to the classes, and the maximum over the time positions that are left. 3,647,666 parameters for 50 classes, 5.5 GMAC for
 16x3x112x112, 2,048 features.
 
-Smaller clips would vanish in it (32 pixels are 1 after stage 2). They get the same three stages with kernels (3, 3, 3) and stride 1, and pooling
-by 2 in time only where 2 frames or more are left for it: the first stage alone keeps kernel (3, 5, 5) and stride 2.
+Smaller clips would vanish in it (32 pixels are 1 after stage 2). They get the same three stages with kernels (3, 3, 3) and stride 1, and
+pooling by 2 in time only where 2 frames or more are left for it: the first stage alone keeps kernel (3, 5, 5) and stride 2. A quarter of
+the channels is the default there.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ class ConvNet3DEvaluator:
 
     @dataclass(frozen=True)
     class Config:
-        width: int = 64
-        """Channels of the first stage; the other stages have twice as many."""
+        width: int = 0
+        """Channels of the first stage, the others have twice as many; 0: 64 as released, 16 for clips below 8x43x43."""
         depth: int = 3
         """Convolution stages, 1 to 4."""
         dropout: float = 0.5
         """Dropout before the head."""
 
         def __post_init__(self) -> None:
-            if self.width < 1 or not 1 <= self.depth <= 4:
-                raise ValueError(f"width must be at least 1 and depth 1 to 4, got width={self.width}, depth={self.depth}")
+            if self.width < 0 or not 1 <= self.depth <= 4:
+                raise ValueError(f"width must be 0 or more and depth 1 to 4, got width={self.width}, depth={self.depth}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -46,7 +47,14 @@ class ConvNet3DEvaluator:
         return None if t >= 2 and min(h, w) >= 16 else f"convnet3d needs 2 frames of 16x16 or more, the clips are {t}x{h}x{w}"
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return ConvNet3D(clip_shape, classes, self.config.width, self.config.depth, self.config.dropout)
+        width = self.config.width or (16 if is_small(clip_shape) else 64)
+        return ConvNet3D(clip_shape, classes, width, self.config.depth, self.config.dropout)
+
+
+def is_small(clip_shape: tuple[int, int, int, int]) -> bool:
+    """Whether nothing of such clips would be left in the released network."""
+    t, _, h, w = clip_shape
+    return t < SMALLEST_EXACT[0] or min(h, w) < SMALLEST_EXACT[1]
 
 
 class ConvNet3D(nn.Module):
@@ -55,7 +63,7 @@ class ConvNet3D(nn.Module):
     def __init__(self, clip_shape: tuple[int, int, int, int], classes: int, width: int = 64, depth: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
         t, c, h, w = clip_shape
-        exact = t >= SMALLEST_EXACT[0] and min(h, w) >= SMALLEST_EXACT[1] and depth <= 3
+        exact = not is_small(clip_shape) and depth <= 3
         size = (t, h, w)
         stages: list[nn.Module] = []
         for i in range(depth):

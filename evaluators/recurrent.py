@@ -1,0 +1,116 @@
+"""Frame encoders with memory: CNN+GRU, CNN+LSTM and CNN+mean, the field's cross-architecture networks (PROTOCOL 2.2; VDSD, CVPR 2024).
+
+Every frame, centre-cropped to at most 64x64, passes three blocks of a 3x3 convolution with 128 channels, instance normalisation with
+learned scale, ReLU and 2x2 average pooling: 8,192 features of a frame. A one-layer recurrent network reads them from a zero state, its
+outputs are averaged over time, and a linear layer gives the logits. GRU: hidden size features / 8 (28.67 M parameters for 50 classes);
+LSTM: hidden size features (537.6 M); mean: no recurrence at all, so that it cannot see the order of frames.
+Frames below 43 pixels get 16 channels by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from harness import evaluator
+
+CROP = 64
+SMALL = 43
+
+
+@evaluator("cnn_gru")
+class CnnGru:
+    """CNN+GRU: a frame encoder and a one-layer GRU, averaged over time."""
+
+    @dataclass(frozen=True)
+    class Config:
+        width: int = 0
+        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
+        return needs_pixels("cnn_gru", clip_shape)
+
+    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
+        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "gru")
+
+
+@evaluator("cnn_lstm")
+class CnnLstm:
+    """CNN+LSTM: a frame encoder and a one-layer LSTM as wide as its features, averaged over time."""
+
+    @dataclass(frozen=True)
+    class Config:
+        width: int = 0
+        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
+        return needs_pixels("cnn_lstm", clip_shape)
+
+    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
+        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "lstm")
+
+
+@evaluator("cnn_mean")
+class CnnMean:
+    """CNN+mean: frame features averaged over time, blind to the order of frames."""
+
+    @dataclass(frozen=True)
+    class Config:
+        width: int = 0
+        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
+        return needs_pixels("cnn_mean", clip_shape)
+
+    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
+        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "mean")
+
+
+def default_width(clip_shape: tuple[int, int, int, int]) -> int:
+    return 16 if min(clip_shape[2:]) < SMALL else 128
+
+
+def needs_pixels(name: str, clip_shape: tuple[int, int, int, int]) -> str | None:
+    _, _, h, w = clip_shape
+    return None if min(h, w) >= 8 else f"{name} needs frames of 8x8 or more, the clips are {h}x{w}"
+
+
+class FrameNet(nn.Module):
+    """Normalised clips (B, T, C, H, W) -> logits (B, classes)."""
+
+    def __init__(self, clip_shape: tuple[int, int, int, int], classes: int, width: int, memory: str) -> None:
+        super().__init__()
+        _, c, h, w = clip_shape
+        self.crop = (min(h, CROP), min(w, CROP))
+        blocks: list[nn.Module] = []
+        for _ in range(3):
+            blocks += [nn.Conv2d(c, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+            c = width
+        self.encoder = nn.Sequential(*blocks)
+        features = width * (self.crop[0] // 8) * (self.crop[1] // 8)
+        hidden = {"gru": max(1, features // 8), "lstm": features, "mean": features}[memory]
+        self.memory = {"gru": nn.GRU, "lstm": nn.LSTM}[memory](features, hidden, batch_first=True) if memory != "mean" else None
+        self.head = nn.Linear(hidden, classes)
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """What the classifier sees: outputs of the recurrent network averaged over time, (B, D)."""
+        b, t, _, h, w = clips.shape
+        top, left = (h - self.crop[0]) // 2, (w - self.crop[1]) // 2
+        frames = clips[..., top : top + self.crop[0], left : left + self.crop[1]].flatten(0, 1)
+        features = self.encoder(frames).reshape(b, t, -1)
+        if self.memory is not None:
+            features, _ = self.memory(features)
+        return features.mean(1)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.head(self.embed(clips))

@@ -1,0 +1,117 @@
+"""Every built-in evaluator: published parameter counts, shapes at 16x112x112 and at small clips, gradients, reasons to skip."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.errors import UsageError
+from harness.registry import Registry
+
+REGISTRY = Registry()
+PUBLISHED = (16, 3, 112, 112)
+SMALL = (8, 1, 32, 32)
+NAMES = [info.name for info in REGISTRY.infos("evaluator") if info.error is None]
+
+
+def build(spec: str, shape: tuple[int, int, int, int], classes: int) -> torch.nn.Module:
+    return REGISTRY.resolve("evaluator", spec).create().build(shape, classes)
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "parameters"),
+    [
+        ("c3d", 101, 77_995_776 + 4097 * 101),
+        ("i3d", 400, 12_697_264),
+        ("cnn_gru", 50, 299_520 + 3 * 1024 * (8192 + 1024 + 2) + 1025 * 50),
+        ("cnn_lstm", 50, 299_520 + 4 * 8192 * (2 * 8192 + 2) + 8193 * 50),
+        ("cnn_mean", 50, 299_520 + 8193 * 50),
+    ],
+)
+def test_exact_parameter_counts(spec: str, classes: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert count(build(spec, PUBLISHED, classes)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "millions"),
+    [
+        ("i3d_r50", (8, 3, 224, 224), 28.04),
+        ("r2plus1d", (16, 3, 224, 224), 28.11),
+        ("slowfast", (32, 3, 224, 224), 34.57),
+        ("x3d", (13, 3, 160, 160), 3.79),
+        ("mvit", (16, 3, 224, 224), 36.61),
+    ],
+)
+def test_parameter_counts_of_the_model_zoo(spec: str, shape: tuple[int, int, int, int], millions: float) -> None:
+    """Figures of pytorchvideo's model zoo for Kinetics-400."""
+    with torch.device("meta"):
+        assert count(build(spec, shape, 400)) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_at_the_published_clip(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, PUBLISHED, 5)
+        clips = torch.empty(2, *PUBLISHED)
+        logits, features = model(clips), model.embed(clips)
+    assert logits.shape == (2, 5) and features.dim() == 2 and features.shape[0] == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_and_gradients_at_the_embedded_clip(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, SMALL, 3)
+    logits = model(torch.randn(2, *SMALL))
+    assert logits.shape == (2, 3) and bool(torch.isfinite(logits).all())
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    clips = torch.randn(2, *SMALL)
+    # In eval mode a clip's logits do not depend on its neighbours in the batch.
+    torch.testing.assert_close(model(clips)[:1], model(clips[:1]), atol=1e-4, rtol=1e-3)
+    assert count(model) < 12_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(5, 3, 33, 33), (2, 1, 16, 16), (4, 2, 20, 28), (1, 3, 8, 8)])
+def test_takes_a_small_clip_or_says_why_not(name: str, shape: tuple[int, int, int, int]) -> None:
+    plugin = REGISTRY.resolve("evaluator", name).create()
+    reason = plugin.skip(shape)
+    if reason is not None:
+        assert name in reason and f"{shape[2]}x{shape[3]}" in reason
+        return
+    with torch.device("meta"):
+        assert plugin.build(shape, 4)(torch.empty(2, *shape)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["c3d", "i3d", "convnet3d", "i3d_r50", "r2plus1d", "slowfast"])
+def test_width_makes_it_smaller_and_depth_counts(name: str) -> None:
+    with torch.device("meta"):
+        width = 0.25 if name == "i3d" else 16
+        sizes = [count(build(spec, PUBLISHED, 5)) for spec in (name, f"{name}[width={width}]", f"{name}[width={width},depth=2]")]
+    assert sizes[0] > sizes[1] != sizes[2]
+
+
+@pytest.mark.parametrize("spec", ["c3d[depth=6]", "i3d[width=-1]", "slowfast[width=12]", "tsn[backbone=resnet17]", "tsn[pooling=max]"])
+def test_bad_parameters_are_usage_errors(spec: str) -> None:
+    with pytest.raises(UsageError, match=spec.partition("[")[0]):
+        REGISTRY.resolve("evaluator", spec)
+
+
+@pytest.mark.parametrize("spec", ["tsn[pooling=gru]", "tsn[backbone=vit_tiny_patch16_224]", "tsn[backbone=efficientnet_b0]"])
+def test_tsn_takes_timm_models(spec: str) -> None:
+    with torch.device("meta"):
+        assert build(spec, (2, 3, 64, 64), 4)(torch.empty(2, 2, 3, 64, 64)).shape == (2, 4)
+
+
+def test_mean_over_frames_cannot_see_their_order() -> None:
+    clips = torch.randn(2, *SMALL)
+    for name, blind in (("cnn_mean", True), ("cnn_gru", False)):
+        model = build(name, SMALL, 3).eval()
+        same = torch.allclose(model(clips), model(clips.flip(1)), atol=1e-6)
+        assert same == blind
