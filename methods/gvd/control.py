@@ -1,5 +1,7 @@
 """Random clips through GVD's codec: a control that separates what the latents lose from what generation adds.
 
+Reported by no paper: MGD3 (arXiv 2505.18963) and GVD (arXiv 2507.22360) show generated sets only.
+
     python -m harness run --methods 'random,codec_random,codec_random[codec=autoencoder],gvd' --ipc 5
 """
 
