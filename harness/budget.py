@@ -36,7 +36,7 @@ class Budget:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one frame as raw float32, the field's storage convention (PROTOCOL 1.8)."""
+        """Bytes of one frame as raw float32, the field's storage convention (VDSD, LVDD)."""
         _, c, h, w = self.clip_shape
         return 4 * c * h * w
 
