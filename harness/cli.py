@@ -136,9 +136,10 @@ def report(results: str | None, out: str | None, datasets: tuple[str, ...], over
     """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG) and a page from the records alone."""
     from harness.report import build_report
 
-    root = _configure(overlay, assignments, {"results": results}).run.results
+    config = _configure(overlay, assignments, {"results": results})
+    root = config.run.results
     target = Path(out) if out else Path(root) / "report"
-    for path in build_report(root, target, datasets=list(datasets) or None):
+    for path in build_report(root, target, datasets=list(datasets) or None, words=config.words):
         click.echo(path)
 
 

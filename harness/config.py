@@ -122,6 +122,7 @@ class Config(_Section):
     methods: Mapping[str, Mapping[str, Any]]
     evaluators: Mapping[str, Mapping[str, Any]]
     assets: Mapping[str, Mapping[str, Any]]
+    words: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
 
     @property
     def plugin_defaults(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
@@ -191,6 +192,7 @@ def build_config(tree: Mapping[str, Any], where: str) -> Config:
         methods=tree.get("methods", {}),
         evaluators=tree.get("evaluators", {}),
         assets=tree.get("assets", {}),
+        words=_words(tree.get("words", {}), where),
     )
 
 
@@ -200,6 +202,14 @@ def check_sections(config: Config, registry: Registry) -> None:
         for name in sections:
             if name not in registry.names(kind):
                 raise ConfigError(f"[{kind}s.{name}] configures an unknown {kind}{did_you_mean(name, registry.names(kind))}")
+
+
+def _words(sections: Mapping[str, Any], where: str) -> Mapping[str, Mapping[str, str]]:
+    """[words.METHOD]: inline assignment -> what the report calls it."""
+    for name, phrases in sections.items():
+        if not isinstance(phrases, Mapping) or not all(isinstance(text, str) for text in phrases.values()):
+            raise ConfigError(f'[words.{name}] of {where} must hold texts, such as "guidance=0" = "unguided diffusion"')
+    return sections
 
 
 def _validate(model: type[M], values: Mapping[str, Any], section: str, where: str) -> M:

@@ -69,3 +69,9 @@ def test_a_config_is_frozen() -> None:
     config = load_config()
     with pytest.raises(ValueError):
         config.run.timeout = 5  # type: ignore[misc]
+
+
+def test_words_must_be_texts() -> None:
+    with pytest.raises(ConfigError, match=r"\[words.gvd\] of bench.toml must hold texts"):
+        load_config(base=Path("bench.toml"), assignments=("words.gvd=3",))
+    assert load_config().words["gvd"]["guidance=0"] == "unguided diffusion"

@@ -60,13 +60,13 @@ def build_report(
     *,
     datasets: Sequence[str] | None = None,
     formats: Sequence[str] = FORMATS,
-    words: Mapping[str, str] | None = None,
+    words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
-    datasets: only these (names, or labels with parameters). formats: of FORMATS. words: method label -> how to call it, over the
-    words that are made from inline parameters. Raises UsageError when there is nothing to report or a name is unknown.
+    datasets: only these (names, or labels with parameters). formats: of FORMATS. words: method -> inline assignment -> what it means,
+    such as {"gvd": {"guidance=0": "unguided diffusion"}}. Raises UsageError when there is nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
@@ -76,7 +76,11 @@ def build_report(
 
 
 def make_report(
-    store_root: str | Path, *, datasets: Sequence[str] | None = None, words: Mapping[str, str] | None = None, published: Path = DEFAULT
+    store_root: str | Path,
+    *,
+    datasets: Sequence[str] | None = None,
+    words: Mapping[str, Mapping[str, str]] | None = None,
+    published: Path = DEFAULT,
 ) -> Report:
     """All tables, figures and warnings of a results folder. Pure but for the reading."""
     store = Store(store_root)
@@ -93,7 +97,7 @@ def make_report(
     groups = gather(rows)
     everything = {cell.keys: cell for cells in groups.values() for cell in cells}
     labels = methods(list(everything.values()))
-    said = {label: in_words(label) for label in labels if in_words(label) != label} | dict(words or {})
+    said = {label: in_words(label, words) for label in labels if "[" in label}
     palette = figures.make_palette(labels)
     stems = dict.fromkeys(group.stem for group in groups)
     sections = [_section({g: cells for g, cells in groups.items() if g.stem == stem}, results, palette, said) for stem in stems]

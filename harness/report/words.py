@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as a percentage, without the sign.
@@ -77,29 +79,31 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def in_words(label: str) -> str:
-    """A method label with inline parameters as words; what is switched off is said to be missing.
+def in_words(label: str, phrases: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """A method label with inline parameters as words.
+
+    phrases: method -> assignment -> what it means, from [words] of bench.toml. An assignment without a phrase says its value; what is
+    switched off is said to be missing.
 
     >>> in_words("gvd")
     'gvd'
-    >>> in_words("gvd[guidance=0]")
-    'gvd without guidance'
-    >>> in_words("gvd[decay=none,compose=2]")
-    'gvd without decay, compose 2'
-    >>> in_words("dm[augment=true,iterations=50]")
-    'dm with augment, iterations 50'
+    >>> in_words("gvd[guidance=0,compose=2]", {"gvd": {"guidance=0": "unguided diffusion"}})
+    'gvd: unguided diffusion, compose 2'
+    >>> in_words("dm[augment=true,decay=none,iterations=50]")
+    'dm: with augment, without decay, iterations 50'
     """
     name, bracket, rest = label.partition("[")
     if not bracket:
         return label
+    known = (phrases or {}).get(name, {})
     said = []
-    for part in rest.rstrip("]").split(","):
-        key, _, value = part.partition("=")
-        key, value = key.strip().replace("_", " "), value.strip()
-        if value.lower() in ("0", "0.0", "false", "none"):
-            said.append(f"without {key}")
-        elif value.lower() == "true":
-            said.append(f"with {key}")
-        else:
-            said.append(f"{key} {value}")
-    return f"{name} {', '.join(said)}"
+    for part in rest.removesuffix("]").split(","):
+        key, _, value = (text.strip() for text in part.partition("="))
+        said.append(known.get(f"{key}={value}") or _plainly(key.replace("_", " "), value))
+    return f"{name}: {', '.join(said)}"
+
+
+def _plainly(key: str, value: str) -> str:
+    if value.lower() in ("0", "0.0", "false", "none"):
+        return f"without {key}"
+    return f"with {key}" if value.lower() == "true" else f"{key} {value}"

@@ -79,11 +79,11 @@ def test_the_same_records_give_the_same_files(compared: Path, built: Path, tmp_p
 
 
 def test_words_reach_tables_and_figures(compared: Path) -> None:
-    report = make_report(compared, words={"gvd[guidance=0]": "unguided diffusion"})
+    report = make_report(compared, words={"gvd": {"guidance=0": "unguided diffusion"}})
     labels = [r.label.text for r in report.sections[0].main[0].rows]
-    assert "unguided diffusion" in labels
+    assert "gvd: unguided diffusion" in labels
     default = make_report(compared)
-    assert "gvd without guidance" in [r.label.text for r in default.sections[0].main[0].rows]
+    assert "gvd: without guidance" in [r.label.text for r in default.sections[0].main[0].rows]
 
 
 def test_classes_have_names(built: Path) -> None:
