@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -472,19 +473,30 @@ def _quiet_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _first_touch(store: Store, uri: str) -> Iterator[None]:
-    """One process at a time creates the sqlite tables: concurrent first touches crash each other (5 of 6 in a trial)."""
-    if not uri.startswith("sqlite:") or not store.is_local:
+    """A sqlite store with all its tables, whatever happens beside us or to us.
+
+    One process at a time creates the tables, because concurrent first touches crash each other (5 of 6 in a trial), and it does so
+    under a temporary name, because a file that a killed driver left half migrated would be refused for ever.
+    """
+    if not uri.startswith("sqlite:///") or not store.is_local:
         yield
         return
     import fcntl
 
+    from mlflow import MlflowClient
+
     Path(store.path).mkdir(parents=True, exist_ok=True)
     with open(Path(store.path) / ".mlflow.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.exists():
+            temporary = database.with_name(f".{database.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+                temporary.replace(database)
+            finally:
+                temporary.unlink(missing_ok=True)
+        yield
 
 
 def _owner() -> str:

@@ -137,7 +137,7 @@ def _add_comparisons(section: Section, groups: Mapping[Group, Sequence[CellResul
     ranks = compare.rank_table(groups, words)
     if isinstance(ranks, str):
         section.remarks.append(ranks)
-    else:
+    elif ranks is not None:
         section.tables.append(ranks[0])
         section.figures.append(ranks[1])
     for group, cells in groups.items():

@@ -25,7 +25,7 @@ from harness.report.statistics import (
     smallest_sign_flip_p,
 )
 from harness.report.tables import DASH, Cell, Row, Table
-from harness.report.words import p_value, plural, points
+from harness.report.words import p_value, points
 
 MIN_BLOCKS, MIN_METHODS = 6, 3
 """Below these a critical-difference diagram is refused: with fewer blocks hardly any difference could show."""
@@ -106,8 +106,11 @@ def pairwise_table(group: Group, cells: Sequence[CellResult], words: Mapping[str
     )
 
 
-def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture] | str:
-    """Mean ranks with Nemenyi's critical difference over complete blocks of (evaluator, IPC), or why that is refused."""
+def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture] | str | None:
+    """Mean ranks with Nemenyi's critical difference over complete blocks of (evaluator, IPC).
+
+    None for fewer than three methods; with too few complete blocks, the sentence that says why it is refused.
+    """
     all_cells = [cell for cells in groups.values() for cell in cells if cell.method != FULL]
     names = [m for m in methods(all_cells) if any(cell.mean is not None for cell in all_cells if cell.method == m)]
     blocks: list[list[float]] = []
@@ -117,10 +120,12 @@ def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture
             means = [cell.mean for cell in found if cell is not None and cell.mean is not None]
             if len(means) == len(names):
                 blocks.append(means)
-    if len(names) < MIN_METHODS or len(blocks) < MIN_BLOCKS:
+    if len(names) < MIN_METHODS:
+        return None
+    if len(blocks) < MIN_BLOCKS:
         return (
-            f"No critical-difference diagram: it needs {MIN_METHODS} methods and {MIN_BLOCKS} complete blocks of (evaluator, IPC); "
-            f"there are {plural(len(names), 'method')} and {plural(len(blocks), 'complete block')}."
+            f"No critical-difference diagram: it needs {MIN_BLOCKS} blocks of (evaluator, IPC) in which every method has a result; "
+            f"there {'is' if len(blocks) == 1 else 'are'} {len(blocks)}."
         )
     scores = np.array(blocks)
     ranks = dict(zip(names, average_ranks(scores).tolist(), strict=True))

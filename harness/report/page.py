@@ -14,7 +14,7 @@ from harness.errors import StoreError
 from harness.registry import natural_key
 from harness.report.cells import FULL, method_order
 from harness.report.figures import Picture
-from harness.report.tables import Table, to_html
+from harness.report.tables import to_html
 from harness.report.words import amount, plural
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .35rem .8rem; text-align: right; vertical-align: top; }
 td { white-space: nowrap; }
 td[colspan] { text-align: center; }
-td.long { white-space: normal; text-align: left; min-width: 20rem; }
+td.long { white-space: normal; text-align: left; min-width: 14rem; overflow-wrap: anywhere; }
 th:first-child { text-align: left; font-weight: 600; }
 thead th { border-bottom: 1px solid #1c2024; }
 tr.rule > * { border-top: 1px solid #9aa4b0; }
@@ -49,6 +49,7 @@ tbody tr:hover { background: #f4f7fa; }
 sup { font-size: .7em; line-height: 0; }
 ul.notes { list-style: none; padding: 0; }
 details { margin: .75rem 0; }
+details figure.table > figcaption { display: none; }
 summary { cursor: pointer; font-weight: 600; }
 .warn { background: #fff6e0; border-left: 4px solid #d98e04; padding: .6rem 1rem; margin: 1rem 0; font-size: .9rem; }
 .warn ul { margin: .25rem 0; padding-left: 1.2rem; }
@@ -81,7 +82,7 @@ def render_page(report: Report, out_dir: Path) -> str:
         _previews(report, out_dir),
     ]
     if report.failures is not None:
-        body.append(f'<h2 id="failures">Not done</h2>{_failures(report.failures)}')
+        body.append(f'<h2 id="failures">Not done</h2>{to_html(report.failures)}')
     if report.published:
         body += ["<h2>Published numbers</h2>", *map(to_html, report.published)]
     body.append(_provenance(report))
@@ -107,16 +108,6 @@ def _figure(picture: Picture) -> str:
     image = f'<img src="{source}" width="{width}" alt="{html.escape(picture.title)}">'
     caption = f'<p class="caption" style="max-width:{max(width, 420)}px">{html.escape(picture.caption)}</p>'
     return f"<figure><figcaption>{html.escape(picture.title)}</figcaption>{image}{caption}</figure>"
-
-
-def _failures(table: Table) -> str:
-    """The failures, with room for the reason, which is a sentence."""
-    column = table.columns.index("reason")
-    wide = [row.cells[column].text for row in table.rows]
-    text = to_html(table)
-    for reason in dict.fromkeys(wide):
-        text = text.replace(f">{html.escape(reason)}</td>", f' class="long">{html.escape(reason)}</td>')
-    return text
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from harness.report.cells import FULL, CellResult, Group, find, ipcs, methods, number
+from harness.registry import natural_key
+from harness.report.cells import FULL, CellResult, Group, RowDict, find, ipcs, methods, number
 from harness.report.tables import DASH, Cell, Row, Table
 from harness.report.words import amount, mebibytes, percent, seconds
 from harness.rows import Record
@@ -75,7 +76,8 @@ def controls_table(group: Group, cells: Sequence[CellResult], words: Mapping[str
         rows=tuple(rows),
         caption=(
             "Mean over seeds, in %. Single frame: every test clip shown as one of its frames repeated; shuffled: its frames permuted; "
-            "reversed: backwards. A network that keeps its accuracy there was not taught motion. ECE: expected calibration error, 15 bins."
+            "reversed: backwards. A network that keeps its accuracy there was not taught motion. ECE: expected "
+            "calibration error, 15 bins. Peak of training: the allocator's on a GPU, else the process's."
         ),
     )
 
@@ -147,26 +149,32 @@ def per_class_table(group: Group, cells: Sequence[CellResult], classes: Sequence
 
 
 def failures_table(cells: Sequence[CellResult], words: Mapping[str, str]) -> Table | None:
-    """Every cell and seed that is not done, with the reason; None where all are."""
-    rows = []
+    """What is not done, with its reason; cells that fail alike share a row. None where all is done."""
+    alike: dict[tuple[str, ...], list[tuple[str, RowDict]]] = {}
     for cell in cells:
         for row in cell.missing:
-            parts = (
-                f"{cell.group.dataset} ({cell.group.shape})",
-                "all" if cell.ipc is None else str(cell.ipc),
-                cell.group.labels,
-                cell.group.evaluator,
-                cell.group.protocol,
-                str(row["seed"]),
-                str(row["status"]),
-                str(row.get("reason") or "no reason recorded"),
-                str(row["log"]) if isinstance(row.get("log"), str) else "",
-            )
-            shown = tuple(Cell(part, data={"value": part}, records=(str(row["key"]),)) for part in parts)
-            rows.append(Row(Cell(words.get(cell.method, cell.method)), shown))
+            reason = str(row.get("reason") or "no reason recorded")
+            what = (cell.method, f"{cell.group.dataset} ({cell.group.shape})", "all" if cell.ipc is None else str(cell.ipc))
+            alike.setdefault((*what, cell.group.protocol, str(row["status"]), reason), []).append((cell.group.evaluator, row))
+    rows = []
+    for (method, dataset, ipc, protocol, status, reason), found in alike.items():
+        logs = sorted({str(row["log"]) for _, row in found if isinstance(row.get("log"), str)})
+        parts = (
+            dataset,
+            ipc,
+            protocol,
+            ", ".join(sorted({evaluator for evaluator, _ in found}, key=natural_key)),
+            ", ".join(str(seed) for seed in sorted({int(row["seed"]) for _, row in found})),
+            status,
+            reason,
+            logs[0] + (f" and {len(logs) - 1} more" if len(logs) > 1 else "") if logs else "",
+        )
+        keys = tuple(str(row["key"]) for _, row in found)
+        shown = tuple(Cell(part, data={"value": part}, records=keys) for part in parts)
+        rows.append(Row(Cell(words.get(method, method)), shown))
     if not rows:
         return None
-    columns = ("dataset", "IPC", "labels", "evaluator", "protocol", "seed", "status", "reason", "log")
+    columns = ("dataset", "IPC", "protocol", "evaluators", "seeds", "status", "reason", "log of the first")
     return Table("failures", "Cells that are not done", "method", columns, tuple(rows))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 DASH = "—"
+LONG = 40
+"""Characters from which on a cell is a sentence: it may break into lines."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def to_html(table: Table) -> str:
         span = f' colspan="{cell.span}"' if cell.span > 1 else ""
         keys = ", ".join(key[:12] for key in cell.records[:6]) + (", ..." if len(cell.records) > 6 else "")
         title = f' title="{len(cell.records)} records: {html.escape(keys)}"' if keys else ""
-        return f"<{tag}{span}{title}>{text}</{tag}>"
+        wide = ' class="long"' if len(cell.text) > LONG else ""
+        return f"<{tag}{span}{wide}{title}>{text}</{tag}>"
 
     head = "".join(f"<th>{html.escape(name)}</th>" for name in (table.corner, *table.columns))
     out = [f'<figure class="table" id="{html.escape(table.name)}"><figcaption>{html.escape(table.title)}</figcaption>']

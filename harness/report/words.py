@@ -59,9 +59,13 @@ def amount(size: float) -> str:
 
 def seconds(value: float) -> str:
     """
-    >>> seconds(0.034), seconds(12.34), seconds(75), seconds(7200)
-    ('0.03 s', '12 s', '75 s', '2.0 h')
+    >>> seconds(0.0009), seconds(0.034), seconds(12.34), seconds(75), seconds(7200)
+    ('0.9 ms', '34 ms', '12 s', '75 s', '2.0 h')
     """
+    if value == 0:
+        return "0 s"
+    if value < 0.1:
+        return f"{1000 * value:.0f} ms" if value >= 0.01 else f"{1000 * value:.1f} ms"
     if value < 1:
         return f"{value:.2f} s"
     if value < 10:

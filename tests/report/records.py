@@ -97,7 +97,7 @@ class Builder:
             "dataset": self.dataset,
             "asset": {"name": "teacher", "label": "teacher", "params": {"evaluator": evaluator, "seed": seed}, "digest": "t"},
         }
-        phases = {"train": phase(80.0, 410.0)}
+        phases = {"build": phase(80.0, 410.0)}
         return self.write("asset", f"teacher[evaluator={evaluator}]", spec, {"data": self.data}, phases=phases, curves={"loss": curve(400)})
 
     def distill(self, label: str, ipc: int, seed: int, *, preview: bool = True, stored: int = 1024, **fields: Any) -> str:
