@@ -43,10 +43,14 @@ class ContextFactory:
 
     def __init__(self, registry: Registry, scratch: Path, protocol: TrainingProtocol = PROTOCOL) -> None:
         self.registry, self.scratch, self.protocol = registry, scratch, protocol
+        self._made = 0
         self._built: dict[tuple[str, str], Any] = {}
 
     def __call__(self, plugin: Any, train: Split, seed: int = 0) -> Context:
         declared: dict[str, Asset] = plugin.assets(train.info) if hasattr(plugin, "assets") else {}
+        self._made += 1
+        scratch = self.scratch / str(self._made)  # a task's own, as in a run: nothing resumes from another's checkpoint
+        scratch.mkdir(parents=True)
         context = Context(
             device=torch.device("cpu"),
             generator=torch.Generator().manual_seed(seed),
@@ -55,7 +59,7 @@ class ContextFactory:
             assets={},
             networks=self._networks(plugin, train.info),
             protocol=self.protocol,
-            scratch=self.scratch,
+            scratch=scratch,
             progress=lambda done, total: None,
         )
         context.assets = {name: self._asset(asset, train) for name, asset in declared.items()}

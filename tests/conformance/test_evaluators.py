@@ -12,7 +12,7 @@ from harness.registry import Registry
 from tests.tiny import SHAPE
 
 CLASSES = 3
-SHAPES = [SHAPE, (8, 3, 32, 32), (16, 3, 64, 64)]
+SHAPES = [SHAPE, (8, 3, 32, 32), pytest.param((16, 3, 64, 64), marks=pytest.mark.slow)]
 IMPOSSIBLE = (1, 1, 1, 1)
 
 
