@@ -9,6 +9,7 @@ the run up. No tracking error reaches the run: it is reported once per text, and
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -43,6 +45,8 @@ _RUN_STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
 """Status of a record or sweep -> status of its run; all others are FAILED."""
 _BATCH = 800
 """Metrics of one request; MLflow takes 1,000 entries of all sorts."""
+_COMPARED = 40
+"""Runs that one comparison page shows."""
 _PATIENCE = 20.0
 """Seconds that a run in this process waits for the mirror before it goes on."""
 _log = logging.getLogger("harness.tracking")
@@ -186,17 +190,45 @@ def tracking_uri(store: Store, uri: str | None = None) -> str:
     return f"sqlite:///{Path(store.path) / 'mlflow.db'}"
 
 
-def serve_ui(results: Store | str | Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None) -> int:
+def serve_ui(
+    results: Store | str | Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    uri: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> int:
     """Run the MLflow server on the store's mirror until it is stopped; returns its exit code.
 
-    Raises UsageError when there is no mirror yet, or when the tracking URI is a server that is already running.
+    announce: told the addresses of the run list and of the comparison of the last sweep. Raises UsageError when there is no mirror yet,
+    or when the tracking URI is a server that is already running.
     """
     store = results if isinstance(results, Store) else Store(results)
     command = ui_command(store, host, port, uri)
+    if announce is not None:
+        for title, address in ui_addresses(store, host, port, uri):
+            announce(f"{title}: {address}")
     try:
         return subprocess.run(command, env={**os.environ, **_quiet_environment()}, cwd=tempfile.gettempdir()).returncode
     except KeyboardInterrupt:
         return 0
+
+
+def ui_addresses(store: Store, host: str, port: int, uri: str | None = None) -> list[tuple[str, str]]:
+    """(title, address) of the run list and, where there are two cells to compare, of the comparison of the last sweep that has cells."""
+    writer = _Writer(store, uri)
+    root = f"http://{host}:{port}/#"
+    found = [("all runs", f"{root}/experiments/{writer.experiment}/runs")]
+    for sweep in sorted(writer.sweeps, reverse=True):
+        cells = list(writer.search(f"tags.`mlflow.parentRunId` = '{writer.sweeps[sweep]}'"))
+        seeds = sorted({run.data.params.get("seed", "") for run in cells})
+        shown = [run for run in cells if run.info.status == "FINISHED" and run.data.params.get("seed") == seeds[0]][:_COMPARED]
+        if len(shown) > 1:
+            runs = urllib.parse.quote(json.dumps([run.info.run_id for run in shown]))
+            experiments = urllib.parse.quote(json.dumps([writer.experiment]))
+            title = f"comparison of {len(shown)} cells of sweep {sweep}, seed {seeds[0]}"
+            found.append((title, f"{root}/compare-runs?runs={runs}&experiments={experiments}"))
+            break
+    return found
 
 
 def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> list[str]:
@@ -246,7 +278,7 @@ class _Writer:
 
     def _survey(self) -> None:
         """Learn what is mirrored already, and close the runs of drivers that are gone."""
-        for run in self._search(""):
+        for run in self.search(""):
             tags = run.data.tags
             if run.info.status == "RUNNING" and _is_dead(tags.get(OWNER, "")):
                 self.client.set_tag(run.info.run_id, "harness.reason", "the driver ended without closing this run")
@@ -263,7 +295,8 @@ class _Writer:
         elif SWEEP in tags:
             self.sweeps[tags[SWEEP]] = run_id
 
-    def _search(self, filter_string: str) -> Iterator[Any]:
+    def search(self, filter_string: str) -> Iterator[Any]:
+        """All runs of the experiment that pass an MLflow filter."""
         token = None
         while True:
             page = self.client.search_runs([self.experiment], filter_string, max_results=_BATCH, page_token=token)
@@ -295,7 +328,7 @@ class _Writer:
 
         name = str(sweep["id"])
         if name not in self.sweeps:
-            for run in self._search(f"tags.`{SWEEP}` = '{name}'"):
+            for run in self.search(f"tags.`{SWEEP}` = '{name}'"):
                 self._learn(run)
         if name not in self.sweeps:
             described = {k: v for k, v in sweep.items() if k not in ("cells", "config", "status", "id") and v is not None}
@@ -328,7 +361,7 @@ class _Writer:
 
     def rebuild(self, records: Mapping[str, Record], sweeps: Sequence[Mapping[str, Any]], fresh: bool) -> int:
         if fresh:
-            for run_id in [run.info.run_id for run in self._search("")]:
+            for run_id in [run.info.run_id for run in self.search("")]:
                 self.client.delete_run(run_id)
             for known in (self.sweeps, self.runs, self.content, self.relative):
                 known.clear()
@@ -352,7 +385,7 @@ class _Writer:
         record = records[key]
         content = content_hash({k: v for k, v in record.items() if k != "content_sha256"})
         if key not in self.runs:
-            for run in self._search(f"tags.`{KEY}` = '{key}'"):  # another driver may have written it since
+            for run in self.search(f"tags.`{KEY}` = '{key}'"):  # another driver may have written it since
                 self._learn(run)
         if self.content.get(key) == content:
             if row["relative_accuracy"] is not None:

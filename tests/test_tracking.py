@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from harness.errors import StoreError, UsageError
 from harness.store import Store
-from harness.tracking import EXPERIMENT, KEY, METRICS, OWNER, PARAMS, SWEEP, Mirror, rebuild_mirror, tracking_uri, ui_command
+from harness.tracking import EXPERIMENT, KEY, METRICS, OWNER, PARAMS, SWEEP, Mirror, rebuild_mirror, tracking_uri, ui_addresses, ui_command
 from tests.report.records import Builder
 
 pytest.importorskip("mlflow")
@@ -281,6 +282,21 @@ def test_the_interface_is_served_from_the_right_store(tmp_path: Path) -> None:
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "5001"
     assert "127.0.0.1:5001" in command[command.index("--allowed-hosts") + 1]
+
+
+def test_the_last_sweep_with_cells_is_offered_for_comparison(results: Path) -> None:
+    build = Builder(results)
+    for sweep, labels in (("20260101", ("random", "gvd")), ("20260102", ("random", "dm", "herding")), ("20260103", ("mtt",))):
+        build.sweep = sweep
+        for label in labels:
+            for seed in range(2):
+                build.evaluate(label, 1 if sweep != "20260102" else 5, seed, build.distill(label, 5, seed, preview=False))
+    rebuild_mirror(results)
+    (_, every), (title, comparison) = ui_addresses(Store(results), "127.0.0.1", 5001)
+    assert every.startswith("http://127.0.0.1:5001/#/experiments/") and title == "comparison of 3 cells of sweep 20260102, seed 0"
+    named = json.loads(unquote(comparison.partition("runs=")[2].partition("&")[0]))
+    expected = {r.info.run_id for r in runs(results) if r.data.params.get("ipc") == "5" and r.data.params["seed"] == "0"}
+    assert set(named) == expected and len(named) == 3
 
 
 def test_the_module_costs_nothing_until_a_mirror_is_opened() -> None:
