@@ -56,7 +56,8 @@ class DatasetPlugin(Protocol):
     """A dataset. ``default_shape`` is the clip shape (T, C, H, W) where none is asked for; ``flip`` says whether a flip keeps the label.
 
     Optional: ``read_parts(items, clip_shape) -> list[Clip]`` decodes a video once for all of its clips; ``max_lost`` is the share of a
-    split's videos that may be unreadable (default 0.02).
+    split's videos that may be unreadable (default 0.02); ``recipe() -> str`` says what decides the clip of a given file, so that datasets
+    of the same recipe share decoded clips.
     """
 
     default_shape: ClipShape

@@ -33,6 +33,7 @@ class Kinetics400(ListedVideos):
 
     default_shape = (8, 3, 64, 64)
     fit = "squash"
+    rule = "centred"
 
     @dataclass(frozen=True)
     class Config:
@@ -68,8 +69,10 @@ class Kinetics400(ListedVideos):
     def choose(self, length: int, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
         """The window in the middle; where several clips are taken of a video, at a random place instead."""
         clip = centred(length, seconds, frames)
-        several = self.config.train_clips > 1 or self.config.test_clips > 1
-        return clip - clip[0] + int(rng.integers(length - clip[-1] + clip[0])) if several else clip
+        return clip - clip[0] + int(rng.integers(length - clip[-1] + clip[0])) if self.several else clip
+
+    def recipe(self) -> str:
+        return f"{super().recipe()} {'random' if self.several else 'fixed'} window"
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

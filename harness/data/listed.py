@@ -21,6 +21,8 @@ from harness.errors import DataError, did_you_mean
 SPLITS = ("train", "test")
 NOT_IDENTITY = frozenset({"flip", "max_lost"})
 """Parameters that decide no pixel and no list."""
+NOT_RECIPE = NOT_IDENTITY | {"split", "pool", "file", "train_subjects", "train_clips", "test_clips"}
+"""Parameters that decide which clips there are, not how one of them looks."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class ListedVideos:
 
     default_shape: ClipShape = (16, 3, 112, 112)
     fit = "crop"
+    rule = "strided"
     version = 1
 
     def __init__(self, config: Any, root: Path | None = None) -> None:
@@ -63,6 +66,11 @@ class ListedVideos:
     def choose(self, length: int, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
         """The native frames of one clip."""
         return strided(length, frames, self.config.stride, rng)
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one clip is taken of a video."""
+        return max(self.config.train_clips, self.config.test_clips) > 1
 
     @property
     def flip(self) -> bool:
@@ -91,6 +99,11 @@ class ListedVideos:
         if clip_shape[1] not in (1, 3):
             raise DataError(f"{self.name}: clips have 3 channels or 1, not {clip_shape[1]}")
         return read_video(path, clip_shape, choose, self.fit)
+
+    def recipe(self) -> str:
+        """What decides the clip of a given video file: datasets of the same recipe can share decoded clips."""
+        settings = {k: v for k, v in vars(self.config).items() if k not in NOT_RECIPE}
+        return json.dumps([self.rule, self.version, settings], sort_keys=True)
 
     def digest(self) -> str:
         """Hash of sampling, classes, and every listed name with its label and file size; not of where they lie."""

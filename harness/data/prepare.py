@@ -21,6 +21,7 @@ import numpy as np
 
 from harness.data.base import Clip, ClipShape, DatasetPlugin, Item
 from harness.data.cache import SCHEMA, SPLITS, Progress, Row, cache_folder, checksum, write_index
+from harness.data.reuse import EarlierClips
 from harness.errors import DataError
 from harness.plugin import DatasetInfo
 
@@ -40,10 +41,13 @@ def prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, worke
     for split in SPLITS:
         _check_losses(split, items[split], {n: i.problem for n, i in enumerate(items[split]) if i.problem}, limit)
     _check_space(partial, items, info.clip_shape)
+    recipe = plugin.recipe() if hasattr(plugin, "recipe") else None
+    earlier = EarlierClips(Path(cache_root), recipe, info.clip_shape)
     total, done = sum(len(rows) for rows in items.values()), 0
     checksums = {}
     for split in SPLITS:
         with _PartialSplit(partial, split, items[split], info.clip_shape) as target:
+            target.take_over(earlier)
             done += len(target.rows)
             if progress:
                 progress(done, total)
@@ -56,7 +60,14 @@ def prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, worke
         if split == "train":
             _check_classes(items[split], lost, info)
         checksums[f"{split}.csv"] = write_index(partial, split, [target.rows[n] for n in range(len(items[split]))])
-    meta = {"schema": SCHEMA, "dataset": info.name, "digest": info.digest, "clip_shape": list(info.clip_shape), "checksums": checksums}
+    meta = {
+        "schema": SCHEMA,
+        "dataset": info.name,
+        "digest": info.digest,
+        "clip_shape": list(info.clip_shape),
+        "recipe": recipe,
+        "checksums": checksums,
+    }
     with open(partial / "meta.json", "w", encoding="utf-8") as handle:
         json.dump(meta, handle, indent=1)
         handle.flush()
@@ -100,6 +111,12 @@ class _PartialSplit:
         self._lines.close()
         os.fsync(self._fd)
         os.close(self._fd)
+
+    def take_over(self, earlier: EarlierClips) -> None:
+        """Copy the clips that another cache holds."""
+        for number, item in enumerate(self.items):
+            if number not in self.rows and not item.problem and (clip := earlier.find(item)) is not None:
+                self.keep(number, clip)
 
     def keep(self, number: int, clip: Clip) -> None:
         """Write a clip to its row."""

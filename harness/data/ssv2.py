@@ -27,6 +27,7 @@ class SomethingSomethingV2(ListedVideos):
 
     default_shape = (8, 3, 64, 64)
     fit = "squash"
+    rule = "spread"
 
     @dataclass(frozen=True)
     class Config:
@@ -60,8 +61,10 @@ class SomethingSomethingV2(ListedVideos):
     def choose(self, length: int, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
         """Spread over the video; where several clips are taken of a video, shifted at random."""
         clip = spread(length, frames)
-        several = self.config.train_clips > 1 or self.config.test_clips > 1
-        return clip - clip[0] + int(rng.integers(length - clip[-1] + clip[0])) if several else clip
+        return clip - clip[0] + int(rng.integers(length - clip[-1] + clip[0])) if self.several else clip
+
+    def recipe(self) -> str:
+        return f"{super().recipe()} {'random' if self.several else 'fixed'} window"
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

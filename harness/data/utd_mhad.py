@@ -33,6 +33,8 @@ _NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_depth\.mat")
 class UTDMHAD(ListedVideos):
     """UTD-MHAD, depth .mat files as published: 27 actions, 861 recordings, split by subject."""
 
+    rule = "strided depth"
+
     @dataclass(frozen=True)
     class Config:
         train_subjects: str = "1357"

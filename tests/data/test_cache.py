@@ -300,6 +300,38 @@ def test_several_clips_per_video_count_its_frames_once(tmp_path: Path) -> None:
     assert np.array_equal(first.frames, data.train.clips([0])[0].numpy()), "the first clip does not depend on their number"
 
 
+def test_clips_of_an_earlier_cache_are_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken video is replaced, and more clips are asked for: only these are decoded."""
+    for split in ("train", "test"):
+        for number in range(3):
+            write_video(tmp_path / "data" / split / "a" / f"{number}.mp4", 100, "libx264")
+    (tmp_path / "data" / "train" / "a" / "1.mp4").write_bytes(b"broken")
+    cache = tmp_path / "cache"
+    read: list[str] = []
+    real = VideoFolder.read_parts
+
+    def note(self: VideoFolder, items: list[Item], shape: ClipShape) -> list[Clip]:
+        read.extend(item.id for item in items)
+        return real(self, items, shape)
+
+    monkeypatch.setattr(VideoFolder, "read_parts", note)
+
+    def prepared(**parameters: Any) -> Any:
+        read.clear()
+        plugin = VideoFolder(VideoFolder.Config(max_lost=0.5, **parameters), tmp_path / "data")
+        return open_dataset(plugin, describe(plugin, "folder", SHAPE), cache)
+
+    first = prepared()
+    assert len(read) == 6
+    write_video(tmp_path / "data" / "train" / "a" / "1.mp4", 60, "libx264")
+    second = prepared(train_clips=2)
+    assert sorted(read) == ["train/a/0.mp4#1", "train/a/1.mp4", "train/a/1.mp4#1", "train/a/2.mp4#1"]
+    assert second.native_train_frames == 260
+    assert torch.equal(second.train.clips([0, 4]), first.train.clips([0, 1]))
+    prepared(seed=1)
+    assert len(read) == 6, "other start points are other clips"
+
+
 def test_real_videos(real_data: Path, tmp_path: Path) -> None:
     """UTD-MHAD in UCF101's layout: every listed video is there; a few are decoded."""
     plugin = UCF101(UCF101.Config(flip=False), real_data)
