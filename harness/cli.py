@@ -152,7 +152,7 @@ def ui(results: str | None, port: int, overlay: str | None, assignments: tuple[s
     """Open the MLflow comparison UI of the results folder on 127.0.0.1."""
     from harness.tracking import serve_ui
 
-    sys.exit(serve_ui(_configure(overlay, assignments, {"results": results}).run.results, port=port, announce=click.echo))
+    serve_ui(_configure(overlay, assignments, {"results": results}).run.results, port=port, announce=click.echo)
 
 
 @main.command()

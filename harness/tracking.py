@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.errors import StoreError, UsageError
 from harness.rows import Record, cell_rows
@@ -196,8 +195,8 @@ def serve_ui(
     port: int = 5000,
     uri: str | None = None,
     announce: Callable[[str], None] | None = None,
-) -> int:
-    """Run the MLflow server on the store's mirror until it is stopped; returns its exit code.
+) -> NoReturn:
+    """Become the MLflow server on the store's mirror: this process is replaced by it, so that every signal reaches it.
 
     announce: told the addresses of the run list and of the comparison of the last sweep. Raises UsageError when there is no mirror yet,
     or when the tracking URI is a server that is already running.
@@ -207,10 +206,10 @@ def serve_ui(
     if announce is not None:
         for title, address in ui_addresses(store, host, port, uri):
             announce(f"{title}: {address}")
-    try:
-        return subprocess.run(command, env={**os.environ, **_quiet_environment()}, cwd=tempfile.gettempdir()).returncode
-    except KeyboardInterrupt:
-        return 0
+    sys.stdout.flush()
+    os.chdir(tempfile.gettempdir())
+    # Without job execution: its seven processes serve features that a mirror has no use for.
+    os.execve(command[0], command, {**os.environ, **_quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
 def ui_addresses(store: Store, host: str, port: int, uri: str | None = None) -> list[tuple[str, str]]:

@@ -60,7 +60,8 @@ class Picture:
         return _render(self.figure, "pdf", {"CreationDate": None})
 
 
-Palette = Mapping[str, tuple[Any, str]]
+Palette = Mapping[str, dict[str, Any]]
+"""Method -> colour, marker and line style, as matplotlib takes them."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -79,13 +80,19 @@ def _styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def make_palette(labels: Sequence[str]) -> Palette:
-    """Method -> (colour, marker), the same in every figure of a report; random is grey. Colours repeat from ten methods on."""
+    """The look of every method, the same in all figures of a report. Random is grey and dashed.
+
+    Seven colours of the colour-blind palette that are dark enough for print; from the eighth method on the line style changes with them.
+    """
     import seaborn as sns
 
-    colours = [colour for i, colour in enumerate(sns.color_palette("colorblind", 10)) if i != 7]  # 7 is a grey: it is random's
-    palette: dict[str, tuple[Any, str]] = {RANDOM: ("0.45", "x")}
+    every = sns.color_palette("colorblind", 10)
+    colours = [every[i] for i in (0, 1, 2, 3, 4, 5, 9)]
+    styles: list[Any] = ["-", (0, (4, 1.5)), (0, (1, 1))]
+    palette: dict[str, dict[str, Any]] = {RANDOM: {"color": "0.45", "marker": "x", "linestyle": "--"}}
     for i, label in enumerate(label for label in labels if label not in (RANDOM, FULL)):
-        palette[label] = (colours[i % len(colours)], _MARKERS[i % len(_MARKERS)])
+        style = styles[i // len(colours) % len(styles)]
+        palette[label] = {"color": colours[i % len(colours)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": style}
     return palette
 
 
@@ -140,9 +147,7 @@ def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, wor
             ]
             known = [(ipc, value) for ipc, value in points if value is not None]
             if known:
-                colour, marker = palette[method]
-                style = "--" if method == RANDOM else "-"
-                axes.plot(*zip(*known, strict=True), color=colour, marker=marker, linestyle=style, label=words.get(method, method))
+                axes.plot(*zip(*known, strict=True), **palette[method], label=words.get(method, method))
         if name == "peak_cpu_mib":
             baseline = [value for cell in cells for value in cell.values("baseline_cpu_mib")]
             if baseline:
@@ -217,12 +222,9 @@ def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, wo
         found = [cell for cell in (find(cells, method, ipc) for ipc in budgets) if cell is not None and cell.mean is not None]
         if not found:
             continue
-        colour, marker = palette[method]
         xs = [(cell.ipc or 0) * shift for cell in found]
         means, bars = [100 * (cell.mean or 0.0) for cell in found], [100 * (cell.std or 0.0) for cell in found]
-        style = "--" if method == RANDOM else "-"
-        label = words.get(method, method)
-        axes.errorbar(xs, means, bars, color=colour, marker=marker, linestyle=style, elinewidth=0.8, label=label)
+        axes.errorbar(xs, means, bars, **palette[method], elinewidth=0.8, label=words.get(method, method))
     full = find(cells, FULL, None)
     if full is not None and full.mean is not None:
         axes.axhline(100 * full.mean, color="black", linestyle=":", linewidth=1.0, label="full")
@@ -235,7 +237,8 @@ def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, wo
 
 def _apart(i: int, count: int) -> float:
     """Factor by which the i-th of ``count`` methods is moved along the IPC axis, so that equal points do not hide each other."""
-    return float(1.035 ** (i - (count - 1) / 2))
+    step = min(0.035, 0.2 / max(1, count - 1))
+    return math.exp(step * (i - (count - 1) / 2))
 
 
 def _ipc_axis(axes: Axes, budgets: Sequence[int]) -> None:
