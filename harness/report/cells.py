@@ -170,6 +170,13 @@ def find(cells: Iterable[CellResult], method: str, ipc: int | None) -> CellResul
     return next((cell for cell in cells if cell.method == method and cell.ipc == ipc), None)
 
 
+def merge_evaluators(cells: Iterable[CellResult], method: str, ipc: int) -> CellResult | None:
+    """The cells of one method and IPC on several evaluators as one, a row for each distilled set: a set is not counted per evaluator."""
+    found = [cell for cell in cells if cell.method == method and cell.ipc == ipc]
+    rows = {str(row["distill_key"]): row for cell in found for row in (*cell.missing, *cell.done)}
+    return replace(found[0], rows=tuple(rows.values())) if found else None
+
+
 def ipcs(cells: Iterable[CellResult]) -> list[int]:
     return sorted({cell.ipc for cell in cells if cell.ipc is not None})
 

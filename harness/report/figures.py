@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
+from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, merge_evaluators, methods
 from harness.report.words import plural
 
 if TYPE_CHECKING:
@@ -140,12 +140,12 @@ def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, wor
     for axes, (name, label, logarithmic) in zip(panels, drawn, strict=True):
         names = methods(cells)
         for i, method in enumerate(names):
-            points = [
-                ((cell.ipc or 0) * _apart(i, len(names)), _cost(cell, name))
-                for cell in cells
-                if cell.method == method and cell.ipc is not None
+            points = [(ipc, merge_evaluators(cells, method, ipc)) for ipc in ipcs(cells)]
+            known = [
+                (ipc * _apart(i, len(names)), value)
+                for ipc, cell in points
+                if cell is not None and (value := _cost(cell, name)) is not None
             ]
-            known = [(ipc, value) for ipc, value in points if value is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), **palette[method], label=words.get(method, method))
         if name == "peak_cpu_mib":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from harness.registry import natural_key
-from harness.report.cells import FULL, CellResult, Group, RowDict, find, ipcs, methods, number
+from harness.report.cells import FULL, CellResult, Group, RowDict, find, ipcs, merge_evaluators, methods, number
 from harness.report.tables import DASH, Cell, Row, Table
 from harness.report.words import amount, mebibytes, percent, seconds
 from harness.rows import Record
@@ -32,7 +32,7 @@ def cost_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, st
     rows = []
     for method in methods(cells):
         for ipc in ipcs(cells):
-            merged = _merge([cell for cell in cells if cell.method == method and cell.ipc == ipc])
+            merged = merge_evaluators(cells, method, ipc)
             if merged is None or not merged.done:
                 continue
             shown = tuple(_measured(read(merged), write, merged.keys) for _, read, write in columns)
@@ -176,14 +176,6 @@ def failures_table(cells: Sequence[CellResult], words: Mapping[str, str]) -> Tab
         return None
     columns = ("dataset", "IPC", "protocol", "evaluators", "seeds", "status", "reason", "log of the first")
     return Table("failures", "Cells that are not done", "method", columns, tuple(rows))
-
-
-def _merge(cells: Sequence[CellResult]) -> CellResult | None:
-    """Cells of one method and IPC on several evaluators as one, a row for each distilled set: a set is not counted per evaluator."""
-    if not cells:
-        return None
-    rows = {str(row["distill_key"]): row for cell in cells for row in (*cell.missing, *cell.done)}
-    return CellResult(cells[0].group, cells[0].method, cells[0].ipc, tuple(rows.values()))
 
 
 def _class_means(cell: CellResult) -> list[float | None]:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from harness.report.cells import gather, methods
+from harness.report.figures import COLUMN_INCHES, PAGE_INCHES, accuracy_figure, cost_figure, make_palette
+from tests.report.test_compare import grid
+from tests.report.test_main_table import BETTER, RANDOM, column, row
+
+LABELS = ["random", "dm", "gvd"]
+LEVELS = {"random": 0.3, "dm": 0.4, "gvd": 0.5}
+
+
+def lines(axes: Any) -> dict[str, np.ndarray]:
+    """Label -> points (n, 2) of the drawn lines; error bars are containers of their own."""
+    drawn = {container.get_label(): container.lines[0] for container in axes.containers}
+    drawn |= {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    return {label: np.column_stack(line.get_data()) for label, line in drawn.items()}
+
+
+def test_accuracy_has_a_panel_for_each_evaluator_and_a_point_for_each_budget() -> None:
+    groups = grid(LEVELS, evaluators=("a", "b"))
+    picture = accuracy_figure(groups, make_palette(LABELS), {"gvd": "guided"})
+    assert picture is not None
+    panels = picture.figure.axes
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    assert len({axes.get_ylim() for axes in panels}) == 1, "panels share their scale"
+    for axes, cells in zip(panels, groups.values(), strict=True):
+        drawn = lines(axes)
+        assert {"random", "dm", "guided"} <= set(drawn)
+        means = [100 * (c.mean or 0) for c in cells if c.method == "gvd"]
+        assert drawn["guided"][:, 1] == pytest.approx(means)
+        assert np.allclose(drawn["guided"][:, 0], [1, 5, 10], rtol=0.12)
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "5", "10"]
+    assert "5 seeds" in picture.caption and "sample standard deviation" in picture.caption
+
+
+def test_reference_lines() -> None:
+    rows = [*column("random", 1, RANDOM, per_class_accuracy=[0.5] * 4), row("full", None, 0, 0.9)]
+    picture = accuracy_figure(gather(rows), make_palette(LABELS), {})
+    assert picture is not None
+    drawn = lines(picture.figure.axes[0])
+    assert set(drawn["full"][:, 1]) == {90.0} and set(drawn["chance"][:, 1]) == {25.0}
+
+
+def test_cost_has_one_point_for_each_set_however_many_evaluators_it_served() -> None:
+    groups = grid(LEVELS, evaluators=("a", "b", "c"))
+    group = next(iter(groups))
+    picture = cost_figure(group, [cell for cells in groups.values() for cell in cells], make_palette(LABELS), {})
+    assert picture is not None
+    assert [axes.get_ylabel() for axes in picture.figure.axes] == ["peak CPU memory (MiB)", "distillation (s)"]
+    assert all(points.shape == (3, 2) for axes in picture.figure.axes for points in lines(axes).values())
+
+
+def test_gpu_memory_gets_a_panel_where_it_was_measured() -> None:
+    groups = gather(column("random", 1, RANDOM, peak_gpu_mib=800.0) + column("gvd", 1, BETTER, peak_gpu_mib=900.0))
+    group, cells = next(iter(groups.items()))
+    picture = cost_figure(group, cells, make_palette(LABELS), {})
+    assert picture is not None and picture.figure.axes[0].get_ylabel() == "peak GPU memory (MiB)"
+
+
+def test_nothing_to_draw_is_no_figure() -> None:
+    groups = gather(column("gvd", 1, [None]))
+    assert accuracy_figure(groups, make_palette(LABELS), {}) is None
+    group, cells = next(iter(groups.items()))
+    assert cost_figure(group, cells, make_palette(LABELS), {}) is None
+
+
+def test_sizes_fit_a_column_and_a_page() -> None:
+    for evaluators, width in ((("a",), COLUMN_INCHES), (("a", "b", "c", "d", "e"), PAGE_INCHES)):
+        picture = accuracy_figure(grid(LEVELS, evaluators=evaluators), make_palette(LABELS), {})
+        assert picture is not None and picture.figure.get_figwidth() == width
+
+
+def test_twenty_methods_look_different() -> None:
+    labels = ["random", *(f"m{i}" for i in range(20))]
+    palette = make_palette(labels)
+    assert len({repr(sorted(look.items(), key=lambda item: item[0])) for look in palette.values()}) == 21
+
+
+def test_the_callers_settings_are_left_alone() -> None:
+    before = dict(mpl.rcParams)
+    picture = accuracy_figure(grid(LEVELS), make_palette(methods([c for v in grid(LEVELS).values() for c in v])), {})
+    assert picture is not None and picture.png.startswith(b"\x89PNG")
+    assert dict(mpl.rcParams) == before
