@@ -139,8 +139,8 @@ def report(results: str | None, out: str | None, datasets: tuple[str, ...], over
     config = _configure(overlay, assignments, {"results": results})
     root = config.run.results
     target = Path(out) if out else Path(root) / "report"
-    for path in build_report(root, target, datasets=list(datasets) or None, words=config.words):
-        click.echo(path)
+    files = build_report(root, target, datasets=list(datasets) or None, words=config.words)
+    click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, report.md, cells.csv, tables/, figures/")
 
 
 @main.command()
