@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
+_LEAST_POINTS = 10.0
+"""Percentage points that an accuracy axis spans at least, so that noise does not look like a difference."""
 _MARKERS = "osD^vPX<>hp*"
 _STYLE: Any = {
     "font.size": 8,
@@ -109,8 +111,9 @@ def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palet
         axes.set_title(group.evaluator)
         axes.set_xlabel("instances per class (IPC)")
     lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
+    spare = max(0.0, _LEAST_POINTS - (max(highs) - min(lows))) / 2
     for axes in panels:
-        axes.set_ylim(max(0.0, min(lows)), min(100.0, max(highs)))
+        axes.set_ylim(max(0.0, min(lows) - spare), min(100.0, max(highs) + spare))
     for axes in panels[:: _per_row(len(groups))]:
         axes.set_ylabel("test accuracy (%)")
     _legend(figure, panels)
@@ -129,15 +132,15 @@ def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palet
 def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, words: Mapping[str, str]) -> Picture | None:
     """Peak memory and seconds of distillation against IPC. cells: of any group of one dataset and shape; None where unmeasured."""
     panels_wanted = [
-        ("peak_gpu_mib", "peak GPU memory (MiB)", False),
-        ("peak_cpu_mib", "peak CPU memory (MiB)", False),
-        ("distill_seconds", "distillation (s)", True),
+        ("peak_gpu_mib", "peak GPU memory (MiB)"),
+        ("peak_cpu_mib", "peak CPU memory (MiB)"),
+        ("distill_seconds", "distillation (s)"),
     ]
     drawn = [panel for panel in panels_wanted if any(cell.values(panel[0]) for cell in cells if cell.ipc is not None)]
     if not drawn:
         return None
     figure, panels = _panels(len(drawn))
-    for axes, (name, label, logarithmic) in zip(panels, drawn, strict=True):
+    for axes, (name, label) in zip(panels, drawn, strict=True):
         names = methods(cells)
         for i, method in enumerate(names):
             points = [(ipc, merge_evaluators(cells, method, ipc)) for ipc in ipcs(cells)]
@@ -155,7 +158,8 @@ def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, wor
         axes.set_ylabel(label)
         axes.set_xlabel("instances per class (IPC)")
         _ipc_axis(axes, ipcs(cells))
-        if logarithmic and all(value > 0 for cell in cells for value in cell.values(name)):
+        values = [value for cell in cells if cell.ipc is not None for value in cell.values(name)]
+        if name == "distill_seconds" and 0 < 10 * min(values) < max(values):
             axes.set_yscale("log")
         else:
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])

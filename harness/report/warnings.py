@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
 from harness.report.load import Results
-from harness.report.words import plural
+from harness.report.words import percent, plural
 
 
 def store_warnings(results: Results) -> list[str]:
@@ -43,8 +43,7 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
         absent = [str(ipc) for ipc in budgets if not _has_mean(find(cells, RANDOM, ipc))]
         if absent:
             found.append(f"{group.title}: no result of random at IPC {', '.join(absent)}, so nothing says what a method adds there.")
-    if not _has_mean(find(cells, FULL, None)):
-        found.append(f"{group.title}: no result of full, so relative accuracy is unknown.")
+    found += _full_warnings(group, find(cells, FULL, None))
     found += _seed_warnings(group, cells)
     found += _mixture_warnings(group, cells)
     if group.labels == "native" and len({_has_labels(cells, name) for name in names}) > 1:
@@ -53,11 +52,23 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
             f"{group.title}: {soft} trained on soft labels and the others on hard ones, so a difference may be that of the labels; "
             "compare under --labels hard or soft."
         )
-    missing = [(m, ipc) for m in names for ipc in budgets if not _has_mean(find(cells, m, ipc))]
-    if missing:
-        listed = ", ".join(f"{m} at IPC {ipc}" for m, ipc in missing[:4]) + (" ..." if len(missing) > 4 else "")
+    gaps = {m: [str(ipc) for ipc in budgets if not _has_mean(find(cells, m, ipc))] for m in names}
+    listed = "; ".join(f"{m} at IPC {', '.join(absent)}" for m, absent in gaps.items() if absent)
+    if listed:
         found.append(f"{group.title}: the grid is incomplete ({listed}); pooled comparisons use only what both sides have.")
     return found
+
+
+def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
+    if full is None or full.mean is None:
+        return [f"{group.title}: no result of full, so relative accuracy is unknown."]
+    classes = next((len(row["per_class_accuracy"]) for row in full.done if isinstance(row.get("per_class_accuracy"), (list, tuple))), 0)
+    if classes and full.mean < 1.5 / classes:
+        return [
+            f"{group.title}: full reaches {percent(full.mean)} % where chance is {percent(1 / classes)} %, so this recipe does not train "
+            "this network and its accuracies say nothing of the sets."
+        ]
+    return []
 
 
 def _seed_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:

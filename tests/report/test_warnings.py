@@ -27,6 +27,12 @@ def test_missing_references() -> None:
     assert "the grid is incomplete (random at IPC 5)" in text
 
 
+def test_a_recipe_that_trains_nothing_is_not_taken_for_a_result() -> None:
+    rows = [*column("random", 1, RANDOM), row("full", None, 0, 0.26, per_class_accuracy=[0.26] * 4)]
+    assert "full reaches 26.0 % where chance is 25.0 %" in warnings(rows)
+    assert warnings([*column("random", 1, RANDOM), row("full", None, 0, 0.4, per_class_accuracy=[0.4] * 4)]) == ""
+
+
 def test_seeds() -> None:
     assert "one seed" in warnings([row("random", 1, 0, 0.5), row("gvd", 1, 0, 0.6)])
     assert "2 to 5 seeds" in warnings(column("random", 1, RANDOM) + column("gvd", 1, [0.6, 0.7]))
