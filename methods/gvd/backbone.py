@@ -110,7 +110,7 @@ class VideoDiffusion:
     class Config:
         codec: str = "patch"
         """Latents: the kind of the asset latent_codec."""
-        width: int = 64
+        width: int = 48
         """Channels of the first level."""
         multipliers: tuple[int, ...] = (1, 2, 2)
         """Channels of each level in units of ``width``; a level halves the size."""
@@ -118,15 +118,15 @@ class VideoDiffusion:
         """Residual blocks of a level."""
         torus: bool = False
         """For canvases that wrap around: circular convolutions, and random cyclic shifts of whole clips in training."""
-        steps: int = 8000
+        steps: int = 20000
         """Training steps."""
-        seconds: float = 0
+        seconds: float = 900
         """Training ends after so many seconds if the steps are not done by then; 0: no limit. The schedule shortens accordingly."""
-        batch: int = 64
+        batch: int = 32
         """Clips of one step."""
         lr: float = 1e-3
         """Peak learning rate of AdamW: linear warm-up over 2 %, cosine to 0."""
-        ema: float = 0.999
+        ema: float = 0.998
         """Decay of the averaged weights."""
         noise_mean: float = 0.5
         """Mean of the logit of t in training: above 0 the high noise levels, where motion is decided, are seen more often."""
