@@ -108,7 +108,7 @@ def test_parts_can_be_switched_off(context: Context) -> None:
         {"modes": "random"},
         {"modes": "gmm"},
         {"init": "mode"},
-        {"cfg": 2.0},
+        {"cfg": 1.0},
     ],
     ids=str,
 )
