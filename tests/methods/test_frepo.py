@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.kernel_ridge import KernelRidge
+
+from harness.budget import Budget
+from harness.registry import Registry
+from methods.frepo import FRePo, PoolNetwork, as_logits, centred, label_margin, regress
+from tests.tiny import ContextFactory, tiny_split
+
+SHAPE = (4, 1, 16, 16)
+NETWORK = "convnet3d[width=4,dropout=0]"
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextFactory:
+    return ContextFactory(Registry(), tmp_path)
+
+
+def test_regression_is_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    f_t, f_s, y_s = (torch.randn(n, d, generator=generator) for n, d in ((7, 6), (5, 6), (5, 3)))
+    ridge = 0.1
+    alpha = ridge * float((f_s @ f_s.T).trace()) / 5
+    expected = KernelRidge(alpha=alpha, kernel="linear").fit(f_s.numpy(), y_s.numpy()).predict(f_t.numpy())
+    torch.testing.assert_close(regress(f_t, f_s, y_s, ridge), torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-4)
+
+
+def test_regression_without_a_ridge_reproduces_what_it_was_given() -> None:
+    f_s, y_s = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)), torch.eye(4)
+    torch.testing.assert_close(regress(f_s, f_s, y_s, 1e-10), y_s, atol=1e-4, rtol=0)
+
+
+def test_margin_by_hand() -> None:
+    assert label_margin(torch.tensor([[0.9, 0.0], [0.3, 0.2]])).item() == pytest.approx((0.5 + 0.1) / 2)
+
+
+def test_logits_give_back_the_label() -> None:
+    labels = torch.tensor([2, 0])
+    hard = as_logits(centred(labels, 3)).softmax(1)
+    torch.testing.assert_close(hard, torch.nn.functional.one_hot(labels, 3).float(), atol=3e-3, rtol=0)
+    soft = torch.tensor([[0.5, 0.3, 0.2]])
+    torch.testing.assert_close(as_logits(soft - 1 / 3).softmax(1), soft)
+
+
+def test_networks_age_at_the_warm_up_rate(contexts: ContextFactory) -> None:
+    method = FRePo(FRePo.Config(NETWORK, network_lr=0.01))
+    member = PoolNetwork(contexts(method, tiny_split(SHAPE)), method.config)
+    clips, targets = torch.randn(3, *SHAPE), centred(torch.arange(3), 3)
+    before = [p.clone() for p in member.network.parameters()]
+    member.train_step(clips, targets)
+    # Adam's first step moves every parameter that has a gradient by its learning rate, here a hundredth of 0.01
+    moved = max(float((p.detach() - b.detach()).abs().max()) for p, b in zip(member.network.parameters(), before, strict=True))
+    assert moved == pytest.approx(1e-4, rel=0.01)
+    assert member.age == 1
+
+
+def test_regression_improves_and_labels_are_learned(contexts: ContextFactory) -> None:
+    train, budget = tiny_split(SHAPE, per_class=8), Budget(1, SHAPE, 3)
+    losses = {}
+    for lr in (1e-9, 0.02):
+        method = FRePo(FRePo.Config(NETWORK, pool=2, max_age=10, iterations=60, lr=lr, label_lr=lr, real_batch=24))
+        context = contexts(method, train)
+        stored = method.distill(train, budget, context)
+        losses[lr] = [value for _, value in context.curves["regression_loss"]]
+    assert sum(losses[0.02][-10:]) < 0.9 * sum(losses[1e-9][-10:])
+    assert stored.soft_labels is not None
+    assert stored.soft_labels.shape == (3, 3)
+    assert stored.soft_labels.argmax(1).tolist() == stored.labels.tolist() == [0, 1, 2]
+
+
+def test_fixed_labels_stay_one_hot(contexts: ContextFactory) -> None:
+    train = tiny_split(SHAPE)
+    method = FRePo(FRePo.Config(NETWORK, pool=1, iterations=2, label_lr=0.0, real_batch=8))
+    stored = method.distill(train, Budget(1, SHAPE, 3), contexts(method, train))
+    assert stored.soft_labels is not None
+    torch.testing.assert_close(stored.soft_labels, as_logits(centred(torch.arange(3), 3)))
