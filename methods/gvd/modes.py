@@ -40,7 +40,10 @@ def find_modes(codec: Codec, train: Split, label: int, k: int, source: str, seed
 
 def _cluster(codec: Codec, train: Split, rows: Tensor, k: int, source: str, seed: int, device: torch.device) -> Tensor:
     bytes_needed = 4 * len(rows) * int(np.prod(codec.latent_shape))
-    with warnings.catch_warnings():
+    from threadpoolctl import threadpool_limits
+
+    # One thread: these are small problems, and idle OpenMP threads that spin cost far more on a busy machine than they save.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # fewer distinct clips than clusters
         if bytes_needed > FIT_BYTES:
             return _cluster_stream(codec, train, rows, k, source, seed, device)
