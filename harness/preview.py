@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-_LABEL_WIDTH, _MARGIN, _MAX_CLASSES, _MAX_PER_CLASS = 118, 2, 27, 2
+_LABEL_WIDTH, _MARGIN, _MAX_CLASSES, _MAX_PER_CLASS = 118, 2, 12, 2
 
 
 def pick_rows(labels: Tensor) -> list[int]:
-    """Indices of the clips that are shown: the first two of each of the first 27 classes that the set holds, in class order."""
+    """Indices of the clips that are shown: the first two of each of the first 12 classes that the set holds, in class order."""
     rows = []
     for label in labels.unique().tolist()[:_MAX_CLASSES]:
         rows += torch.nonzero(labels == label).flatten()[:_MAX_PER_CLASS].tolist()

@@ -1,7 +1,7 @@
 """The one training loop: evaluators, teachers and feature extractors are all trained, and read, by these few functions.
 
 What makes it fast, and keeps it repeatable:
-- a set that fits is placed on the device once, normalised and in its final dtype; a larger split is read batch by batch from its memory map;
+- a set that fits is placed on the device once, normalised and in its final dtype; a larger split is read batch by batch from its map;
 - batch order and augmentation of an epoch are drawn on the CPU from one generator and moved to the device in one go; nothing in the
   loop waits for the device, losses stay tensors until a progress point;
 - initialisation depends on ``seed`` alone, dropout on ``seed`` too; the caller's random state is left as it was.
@@ -296,7 +296,7 @@ def draw_boxes(n: int, smallest: float, generator: torch.Generator) -> Tensor:
 
 
 def crop_resized(batch: Tensor, boxes: Tensor) -> Tensor:
-    """Each clip (T, C, H, W) cut to its box and resized to the full frame, bilinear, all frames alike. Boxes as ``draw_boxes`` gives them."""
+    """Each clip (T, C, H, W) cut to its box and resized to the full frame, bilinear, frames alike. Boxes as ``draw_boxes`` gives them."""
     b, t, c, h, w = batch.shape
     theta = torch.zeros(b, 2, 3, device=batch.device)
     theta[:, 0, 0], theta[:, 0, 2] = boxes[:, 3], 2 * boxes[:, 1] - 1

@@ -158,7 +158,8 @@ def _start(ray: Any, cpus: int) -> None:
             ray.init(num_cpus=cpus, object_store_memory=128 << 20, include_dashboard=False, **quiet)
     except Exception as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise HarnessError(f"Ray does not start on {where}: {' '.join(str(error).split())[:300]}; --executor inline needs no Ray") from error
+        reason = " ".join(str(error).split())[:300]
+        raise HarnessError(f"Ray does not start on {where}: {reason}; --executor inline needs no Ray") from error
 
 
 class _Actor:
