@@ -92,10 +92,11 @@ def run(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, .
 @main.command("list")
 @click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "protocols"]), required=False)
 @click.option("--long", is_flag=True, help="Show every parameter with its default.")
+@click.option("--cost", is_flag=True, help="Show parameters, multiply-adds and clip shapes of evaluators (imports torch).")
 @_plugin
 @_config
 @_set
-def list_(kind: str | None, long: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
+def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
     """List methods, evaluators, datasets, assets and protocols. Imports none of them."""
     from harness.registry import Registry
 
@@ -111,6 +112,11 @@ def list_(kind: str | None, long: bool, plugins: tuple[str, ...], overlay: str |
                 click.secho(f"  {info.name:<{width}}  unavailable: {info.error} ({info.origin})", fg="yellow")
                 continue
             click.echo(f"  {info.name:<{width}}  {info.summary}")
+            if cost and plural == "evaluators":
+                from harness.complexity import describe_cost
+
+                for line in describe_cost(registry, info.name):
+                    click.echo(f"  {'':<{width}}    {line}")
             for param in info.params if long else ():
                 click.echo(f"  {'':<{width}}    {param.name}: {param.type} = {param.default}   {param.doc}")
 

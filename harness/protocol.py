@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.plugin import DatasetInfo
+
+ADDED_LATER = {"test_passes": 1, "test_flip": False}
 
 
 class TrainingProtocol(BaseModel):
@@ -44,9 +46,20 @@ class TrainingProtocol(BaseModel):
     standardise_batch: bool = False
     """Accident of VDSD's released code: every mini-batch, also in the test, is re-standardised by its own scalar mean and standard
     deviation. The prediction of a test clip then depends on its batch."""
+    test_passes: int = Field(1, ge=1)
+    """VDSD's released code tests three times and averages: accuracy and accuracy_top5 become means over so many passes. They differ
+    by ``test_flip`` and, with ``standardise_batch``, by their shuffled batches; every test video keeps the one clip of the cache."""
+    test_flip: bool = False
+    """Accident of VDSD's released code: test clips are flipped with probability 1/2; off where direction is the label."""
     test_batch: int = Field(256, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that were added later are left out at their defaults, so that the keys of earlier records stay valid."""
+        fields = handler(self)
+        return {k: v for k, v in fields.items() if k not in ADDED_LATER or v != ADDED_LATER[k]}
+
     def on(self, info: DatasetInfo) -> TrainingProtocol:
         """The recipe as it applies to a dataset: flips are off where they change the label."""
-        return self if info.flip or not self.flip else self.model_copy(update={"flip": False})
+        return self if info.flip else self.model_copy(update={"flip": False, "test_flip": False})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from harness.complexity import measure_complexity
+from harness.complexity import describe_cost, measure_complexity
 from harness.registry import Registry
 
 CLIP = (16, 3, 112, 112)
@@ -25,3 +25,9 @@ def test_counts_one_clip_and_nothing_else() -> None:
     layer = nn.Sequential(nn.Flatten(), nn.Linear(2 * 1 * 3 * 3, 5), nn.ReLU())
     cost = measure_complexity(lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.ReLU()), (2, 1, 3, 3))
     assert (cost.parameters, cost.multiply_adds) == (sum(p.numel() for p in layer.parameters()), 18 * 5)
+
+
+def test_lines_for_the_list_of_evaluators() -> None:
+    lines = describe_cost(Registry(), "convnet3d", [CLIP, (1, 3, 112, 112)])
+    assert lines[0] == "16x3x112x112: 3,647,666 parameters, 5.5 G multiply-adds"
+    assert lines[1] == "1x3x112x112: convnet3d needs 2 frames of 16x16 or more, the clips are 1x112x112"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,51 @@ def test_the_seed_decides_the_controls() -> None:
     one, two, other = (evaluate_network(FirstFrame(), ramps(400), TrainingProtocol(), "cpu", seed=s)[0] for s in (0, 0, 1))
     assert one == two
     assert one["accuracy_shuffled"] != other["accuracy_shuffled"]
+
+
+class LeftBrightness(nn.Module):
+    """Class 0 where the left half is brighter."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        side = (clips[..., 0] - clips[..., 1]).mean(dim=(1, 2, 3))
+        return torch.stack([side, -side], 1)
+
+
+def sides(n: int = 400) -> Split:
+    """Class 0 is bright on the left, class 1 on the right: a flip changes the class."""
+    labels = torch.arange(n) % 2
+    clips = torch.zeros(n, T, 1, 2, 2, dtype=torch.uint8)
+    clips[labels == 0, ..., 0] = 255
+    clips[labels == 1, ..., 1] = 255
+    info = DatasetInfo("sides", ("left", "right"), (T, 1, 2, 2), (n // 2,) * 2, (n // 2,) * 2, True, "digest")
+    return Split(clips.numpy(), labels, torch.full((n,), T), [str(i) for i in range(n)], info)
+
+
+def test_flips_in_the_test_are_an_option_with_a_name() -> None:
+    plain, _ = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(), "cpu", seed=0)
+    flipped, arrays = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(test_flip=True, test_passes=3), "cpu", seed=0)
+    assert plain["accuracy"] == 1.0
+    assert 0.4 < flipped["accuracy"] < 0.6 and flipped["accuracy_top5"] == 1.0
+    assert unpack_bits(arrays["correct"], 400).all()
+    assert not TrainingProtocol(test_flip=True).on(replace(sides().info, flip=False)).test_flip
+
+
+def test_passes_reshuffle_the_batches_that_restandardisation_sees() -> None:
+    """Brightness decides the class, but only against the other clips of the batch."""
+    bright = torch.randint(0, 256, (60,), generator=torch.Generator().manual_seed(0))
+    labels = (bright < 128).long()
+    clips = bright.to(torch.uint8).view(-1, 1, 1, 1, 1).expand(60, T, 1, 2, 2).numpy()
+    split = Split(clips, labels, torch.full((60,), T), [str(i) for i in range(60)], ramps().info)
+    protocol = TrainingProtocol(standardise_batch=True, test_batch=3)
+    one, _ = evaluate_network(FirstFrame(), split, protocol, "cpu", seed=0)
+    three, _ = evaluate_network(FirstFrame(), split, protocol.model_copy(update={"test_passes": 3}), "cpu", seed=0)
+    assert one["accuracy"] != three["accuracy"] and one["accuracy_shuffled"] == three["accuracy_shuffled"]
+
+
+def test_options_that_came_later_leave_earlier_keys_alone() -> None:
+    assert "test_passes" not in TrainingProtocol().model_dump(mode="json")
+    named = TrainingProtocol(test_passes=3).model_dump(mode="json")
+    assert named["test_passes"] == 3 and TrainingProtocol(**named).test_passes == 3
 
 
 def test_correct_bits_follow_test_order() -> None:
