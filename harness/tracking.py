@@ -410,19 +410,20 @@ class _Writer:
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
         if row["relative_accuracy"] is not None:
             self.relative[key] = row["relative_accuracy"]
-        self._previews(run_id, upstream)
+        self._artifacts(run_id, record, upstream)
         self.client.set_terminated(run_id, _RUN_STATUS.get(row["status"], "FAILED"), end_time=ended)
         self.client.set_tag(run_id, CONTENT, content)  # last: a run without it is written again
         self.content[key] = content
         return 1
 
-    def _previews(self, run_id: str, distilled: Record) -> None:
-        names = [name for name in ("preview.png", "preview.gif") if name in distilled.get("artifacts", {})]
+    def _artifacts(self, run_id: str, record: Record, distilled: Record) -> None:
+        """The record itself, so that every run has a file to compare, and the preview of the distilled set."""
         with tempfile.TemporaryDirectory() as folder:
-            for name in names:
-                path = Path(folder) / name
-                path.write_bytes(self.store.read_artifact(distilled, name))
-                self.client.log_artifact(run_id, str(path))
+            (Path(folder) / "record.json").write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+            for name in ("preview.png", "preview.gif"):
+                if name in distilled.get("artifacts", {}):
+                    (Path(folder) / name).write_bytes(self.store.read_artifact(distilled, name))
+            self.client.log_artifacts(run_id, folder)
 
 
 def _params(row: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_a_cell_is_a_run_under_its_sweep(results: Path, errors: list[str]) -> No
     client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
     history = client.get_metric_history(run.info.run_id, "train_loss")
     assert [(m.step, m.value) for m in history] == [(s, v) for s, v in record["curves"]["train_loss"]]
-    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"preview.png", "preview.gif"}
+    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"preview.png", "preview.gif", "record.json"}
 
 
 def test_the_curve_of_the_reference_is_that_of_its_network(results: Path, errors: list[str]) -> None:
