@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = PROJECT / "tests" / "plugins" / "tiny.py"
