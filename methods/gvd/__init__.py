@@ -75,8 +75,8 @@ class GVD:
         """Height and width at which a pretrained pipeline works; 0: its own."""
         codec: str = "patch"
         """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
-        batch: int = 48
-        """Videos that are generated at a time; memory depends on this, not on the budget."""
+        batch: int = 12
+        """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
         quality: bool = True
         """Measure the set in the teacher's features: recognised, diverse, covering, Frechet distance, motion."""
 
