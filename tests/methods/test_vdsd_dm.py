@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from harness.budget import Budget, audit, charged_frames
+from harness.registry import Registry
+from methods.pixels import denormalise
+from methods.vdsd_dm import VDSD, distil_frames, draw_frames, frame_network, gradient_distance, hallucinate
+from tests.tiny import ContextFactory, tiny_split
+
+SHAPE = (4, 3, 16, 16)
+NETWORK = "convnet3d[width=4]"
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextFactory:
+    return ContextFactory(Registry(), tmp_path)
+
+
+def test_hallucinator_is_one_convolution_over_image_and_memory() -> None:
+    """Layer by layer: 327 parameters for colour, and the same numbers as the module on the stacked channels."""
+    layer = nn.Conv3d(4, 3, 3, padding=1)
+    assert sum(p.numel() for p in layer.parameters()) == 327
+    static, dynamic = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 1, 6, 6)
+    clips = hallucinate(static, dynamic, layer.weight, layer.bias)
+    for n in range(2):
+        stacked = torch.stack([torch.cat([static[n], dynamic[n, t]]) for t in range(5)], 1)
+        torch.testing.assert_close(clips[n], layer(stacked[None])[0].transpose(0, 1))
+
+
+def test_gradient_distance_by_hand() -> None:
+    real = [torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2)]
+    made = [torch.tensor([[3.0, 0.0], [1.0, 0.0]]), -torch.ones(2)]
+    assert gradient_distance(real, made).item() == pytest.approx(1.0), "parallel row 0, orthogonal row 1, the bias left out"
+
+
+def test_frame_network_has_the_parameters_of_dc() -> None:
+    network = frame_network((3, 112, 112), 50, 128)
+    assert sum(p.numel() for p in network[:-2].parameters()) == 299_520, "the frame encoder of the field's CNN+RNN networks"
+    assert network(torch.randn(1, 3, 112, 112)).shape == (1, 50)
+
+
+def test_stores_and_is_charged_for_images_memories_and_hallucinator(contexts: ContextFactory) -> None:
+    train, budget = tiny_split(SHAPE), Budget(2, SHAPE, 3)
+    method = VDSD(VDSD.Config(NETWORK, dynamic_per_clip=1, static_iterations=1, static_width=4, iterations=1, real_batch=4))
+    stored = method.distill(train, budget, contexts(method, train))
+    assert stored.clips is None
+    planes = 6 * (2 * 3 + 1 * 4) * 16 * 16
+    assert stored.stored_bytes == 4 * (planes + 327)
+    assert audit(stored, budget)["frames_stored"] == charged_frames(stored, budget) == math.ceil(4 * (planes + 327) / (4 * 3 * 16 * 16))
+    clips = method.materialise(dict(stored.tensors))
+    assert clips.shape == (12, *SHAPE)
+    assert stored.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_every_pair_of_a_clip_is_made(contexts: ContextFactory) -> None:
+    train, budget = tiny_split((8, 3, 16, 16)), Budget(1, (8, 3, 16, 16), 3)
+    method = VDSD(VDSD.Config(NETWORK, static_iterations=0, iterations=0))
+    stored = method.distill(train, budget, contexts(method, train))
+    clips = method.materialise(dict(stored.tensors))
+    weight, bias = stored.tensors["hallucinator.weight"], stored.tensors["hallucinator.bias"]
+    expected = [
+        denormalise(hallucinate(stored.tensors["static"][c, 0, i][None], stored.tensors["dynamic"][c, 0, j][None], weight, bias))[0]
+        for c in range(3)
+        for i in range(2)
+        for j in range(2)
+    ]
+    torch.testing.assert_close(clips, torch.stack(expected))
+
+
+def test_says_why_gray_clips_do_not_fit() -> None:
+    gray = Budget(1, (8, 1, 32, 32), 12)
+    info = tiny_split().info
+    reason = VDSD(VDSD.Config()).skip(info, gray)
+    assert reason is not None
+    assert str(4 * ((2 + 16) * 12 * 1024 + 55)) in reason
+    assert str(gray.bytes) in reason
+    assert VDSD(VDSD.Config(dynamic_per_clip=1, half=True)).skip(info, gray) is None
+    assert VDSD(VDSD.Config()).skip(info, Budget(1, (16, 3, 112, 112), 50)) is None
+
+
+def test_the_image_gradient_is_that_of_the_gradient_distance(contexts: ContextFactory) -> None:
+    """One step of stage 1 against finite differences of DC's loss, in double precision."""
+    train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
+    method = VDSD(VDSD.Config(NETWORK, static_iterations=1, static_lr=1.0, static_width=4, iterations=0, real_batch=4))
+    rows = [train.indices_of(c) for c in range(3)]
+    moved = distil_frames(train, rows, budget, method.config, contexts(method, train)).flatten(0, 2)
+
+    context = contexts(method, train)  # the same draws again: images, then the network, then the real frames of each class
+    start = torch.cat([draw_frames(train, r, 2, context, repeat=True) for r in rows])
+    network = frame_network(SHAPE[1:], 3, 4).double()
+    frames = [draw_frames(train, r, 4, context).double() for r in rows]
+
+    def gradients(clips: torch.Tensor, c: int) -> tuple[torch.Tensor, ...]:
+        loss = nn.functional.cross_entropy(network(clips), torch.full((len(clips),), c))
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    def distance(images: torch.Tensor) -> float:
+        return sum(float(gradient_distance(gradients(frames[c], c), gradients(images[2 * c : 2 * c + 2], c))) for c in range(3))
+
+    direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
+    ahead, behind = (distance(start.double() + sign * 1e-5 * direction) for sign in (1, -1))
+    slope = float(((start - moved).double() * direction).sum())
+    assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-2)
+
+
+def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts: ContextFactory) -> None:
+    """Against the same seed with vanishing rates: the same networks and batches, nothing that moves."""
+    train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
+    runs = []
+    for lr_dynamic, lr_hallucinator in ((1e-12, 1e-12), (1.0, 1e-3)):
+        method = VDSD(VDSD.Config(NETWORK, 2, 1, False, 0, 0.1, 8, 40, lr_dynamic, lr_hallucinator, real_batch=6))
+        context = contexts(method, train)
+        stored = method.distill(train, budget, context)
+        runs.append((stored.tensors, [value for _, value in context.curves["matching_loss"]]))
+    (still, flat), (moved, losses) = runs
+    assert losses[0] == flat[0]
+    assert sum(losses[-10:]) < 0.8 * sum(flat[-10:])
+    assert torch.equal(still["static"], moved["static"])
+    assert all(not torch.equal(still[name], moved[name]) for name in still if name != "static")
