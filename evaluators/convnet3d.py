@@ -1,4 +1,4 @@
-"""ConvNet3D ("MiniC3D"): three 3-D convolutions and a 1x1x1 head, the field's default evaluator (PROTOCOL 2.1; VDSD, CVPR 2024).
+"""ConvNet3D ("MiniC3D"): three 3-D convolutions and a 1x1x1 head, the field's default evaluator (VDSD, CVPR 2024).
 
 For clips of at least 8 frames and 43 pixels with the default parameters this is the released network, layer by layer: kernels (3, 7, 7),
 spatial stride 2 and max pooling in each of three stages of 64, 128 and 128 channels, no normalisation; average pooling, dropout 0.5, a

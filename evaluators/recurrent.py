@@ -1,4 +1,4 @@
-"""Frame encoders with memory: CNN+GRU, CNN+LSTM and CNN+mean, the field's cross-architecture networks (PROTOCOL 2.2; VDSD, CVPR 2024).
+"""Frame encoders with memory: CNN+GRU, CNN+LSTM and CNN+mean, the field's cross-architecture networks (VDSD, CVPR 2024).
 
 Every frame, centre-cropped to at most 64x64, passes three blocks of a 3x3 convolution with 128 channels, instance normalisation with
 learned scale, ReLU and 2x2 average pooling: 8,192 features of a frame. A one-layer recurrent network reads them from a zero state, its

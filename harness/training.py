@@ -41,7 +41,7 @@ class Trained:
 def normalise(clips: Tensor, device: torch.device | str | None = None) -> Tensor:
     """Clips (..., C, H, W) as the networks take them: float, normalised per channel. Differentiable for floating-point clips.
 
-    uint8 [0, 255] and floating point [0, 1] mean the same. Three channels use ImageNet's mean and standard deviation (PROTOCOL 1.7),
+    uint8 [0, 255] and floating point [0, 1] mean the same. Three channels use ImageNet's mean and standard deviation (VDSD),
     any other number 0.5 and 0.5, so that [0, 1] becomes [-1, 1].
     """
     clips = clips.to(device) if device is not None else clips
@@ -188,7 +188,7 @@ def place(model: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def standardise(batch: Tensor) -> Tensor:
-    """VDSD's re-standardisation: one scalar mean and one standard deviation over the whole mini-batch (PROTOCOL 1.7)."""
+    """VDSD's re-standardisation: one scalar mean and one standard deviation over the whole mini-batch (VDSD)."""
     return (batch - batch.mean()) / batch.std()
 
 

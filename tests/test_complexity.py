@@ -14,7 +14,7 @@ CLIP = (16, 3, 112, 112)
     [("convnet3d", 3_647_666, 5.50), ("c3d", 78_200_626, 38.5), ("cnn_gru", 28_668_466, 3.70)],
 )
 def test_figures_of_known_networks(name: str, parameters: int, gigas: float) -> None:
-    """ConvNet3D: PROTOCOL 2.1. C3D: 38.5 G, as published. CNN+GRU: 3.25 G in the encoder, 16 steps of 3 x 1,024 x 9,216 in the GRU."""
+    """ConvNet3D: layer by layer from VDSD. C3D: 38.5 G, as published. CNN+GRU: 3.25 G in the encoder, then 16 steps of the GRU."""
     plugin = Registry().resolve("evaluator", name).create()
     cost = measure_complexity(lambda: plugin.build(CLIP, 50), CLIP)
     assert cost.parameters == parameters

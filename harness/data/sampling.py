@@ -11,7 +11,7 @@ import numpy as np
 
 
 def strided(length: int, frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-    """UCF101, MiniUCF and HMDB51 (PROTOCOL 1.6): every ``stride``-th frame from a random start.
+    """UCF101, MiniUCF and HMDB51, as VDSD samples them: every ``stride``-th frame from a random start.
 
     Videos shorter than frames * stride get the stride floor(length / frames). The start is uniform over the 0-based
     0 .. length - (frames - 1) * stride - 2, so that the last frame is never used.
@@ -29,7 +29,7 @@ def strided(length: int, frames: int, stride: int, rng: np.random.Generator) -> 
 
 
 def centred(length: int, seconds: float, frames: int) -> np.ndarray:
-    """Kinetics-400 (PROTOCOL 1.4): frames at a fixed rate from a window in the middle of the video.
+    """Kinetics-400, as VDSD samples it: frames at a fixed rate from a window in the middle of the video.
 
     For 8 frames the rate is 2 per second, 4 for videos under 4 s, 8 under 2 s and 12 under 1 s; it grows with ``frames``.
 
@@ -43,7 +43,7 @@ def centred(length: int, seconds: float, frames: int) -> np.ndarray:
 
 
 def spread(length: int, frames: int) -> np.ndarray:
-    """Something-Something v2 (PROTOCOL 1.4): the whole video, stride (length - 1) // (frames - 1), start at half of the remainder.
+    """Something-Something v2, as VDSD samples it: the whole video, stride (length - 1) // (frames - 1), start at half of the remainder.
 
     >>> spread(40, 8).tolist()
     [2, 7, 12, 17, 22, 27, 32, 37]

@@ -23,7 +23,7 @@ _MINIUCF = """
     PommelHorse Punch Rafting Rowing SkateBoarding Skiing Skijet SkyDiving SoccerPenalty StillRings SumoWrestling Surfing Swing
     TennisSwing TrampolineJumping UnevenBars VolleyballSpiking WritingOnBoard"""
 MINIUCF_CLASSES = tuple(_MINIUCF.split())
-"""PROTOCOL 1.1."""
+"""The classes of VDSD's MiniUCF list (ucf50_splits1.csv of its release), in label order."""
 
 
 @dataset("ucf101")

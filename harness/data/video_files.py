@@ -2,7 +2,7 @@
 
 Every frame is decoded, because the frames that decode are the denominator of the frame fraction, but only those that a clip takes are
 converted and resized, in one step. Resizing averages areas where it shrinks and interpolates bilinearly where it grows: at UCF101's
-factor of 2 that is the 2 x 2 mean, which OpenCV's bilinear gives too (PROTOCOL 1.5).
+factor of 2 that is the 2 x 2 mean, which OpenCV's bilinear gives too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Modes: what guides the denoising, one latent for every video that is generated.
 
-Per class the latents of the training clips are clustered with k = IPC x (videos per instance), and the centres are the modes (PROTOCOL
-6.1b; MGD3's mode discovery). Alternatives are real clips near the centres, random clips, and the means of a Gaussian mixture.
+Per class the latents of the training clips are clustered with k = IPC x (videos per instance), and the centres are the modes
+(MGD3's mode discovery). Alternatives are real clips near the centres, random clips, and the means of a Gaussian mixture.
 """
 
 from __future__ import annotations
