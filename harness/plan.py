@@ -193,10 +193,11 @@ class _Planner:
             "budget": self._budget(ipc),
             "method": method.spec(),
             "networks": self._networks(plugin),
-            "protocol": {"name": self.protocol_name, **self.protocol.train.model_dump()},
+            "protocol": {"name": self.protocol_name, **self.protocol.full.model_dump()},
             "seed": seed,
         }
-        # How a network is trained on the set does not decide the set, so the recipe stays out of the key; its inputs carry their own.
+        # How a network is trained on the set does not decide the set, so the recipe stays out of the key. What a method may see of it is
+        # that of the full split: a teacher that it looks through is trained by it, and carries it in its own key.
         keyed = {k: v for k, v in spec.items() if k != "protocol"}
         return self._add("distill", f"{method.label} ipc {ipc} seed {seed}", spec, inputs, skip, keyed)
 
