@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
@@ -19,6 +20,7 @@ from harness.store import Store
 from harness.worker import Job
 
 _OWN_PROCESS = ("asset", "distill")
+_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 @dataclass
@@ -44,6 +46,9 @@ class RayExecutor:
     def __init__(self, store: Store, workers: int = 0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        if os.environ.get("RAY_ADDRESS") and (os.environ.get("RAY_AUTH_TOKEN") or _TOKEN.exists()):
+            # `ray start` of 2.60 protects a cluster by a token, but a driver sends the one it has only in this mode.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         self._ray, self._store, self._workers = ray, store, workers
