@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from evaluators.sizes import is_small
 from harness import evaluator
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of every convolution in units of ``width``; a pooling follows each stage."""
-SMALL = (8, 43)
 
 
 @evaluator("c3d")
@@ -57,11 +57,6 @@ class C3DEvaluator:
         width = self.config.width or (8 if small else 64)
         depth = self.config.depth or (4 if small else len(STAGES))
         return C3D(clip_shape, classes, width, depth, self.config.hidden or 64 * width, self.config.dropout)
-
-
-def is_small(clip_shape: tuple[int, int, int, int]) -> bool:
-    t, _, h, w = clip_shape
-    return t < SMALL[0] or min(h, w) < SMALL[1]
 
 
 class C3D(nn.Module):

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from evaluators.sizes import is_small
 from harness import evaluator
-
-SMALLEST_EXACT = (8, 43)
-"""Frames and pixels from which the released network has something left after its third pooling."""
 
 
 @evaluator("convnet3d")
@@ -49,12 +47,6 @@ class ConvNet3DEvaluator:
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         width = self.config.width or (16 if is_small(clip_shape) else 64)
         return ConvNet3D(clip_shape, classes, width, self.config.depth, self.config.dropout)
-
-
-def is_small(clip_shape: tuple[int, int, int, int]) -> bool:
-    """Whether nothing of such clips would be left in the released network."""
-    t, _, h, w = clip_shape
-    return t < SMALLEST_EXACT[0] or min(h, w) < SMALLEST_EXACT[1]
 
 
 class ConvNet3D(nn.Module):

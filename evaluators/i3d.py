@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from evaluators.sizes import is_small
 from harness import evaluator
 
 GROUPS = (
@@ -30,8 +31,6 @@ GROUPS = (
 )
 """Modules 3b-3c, 4b-4f, 5b-5c: channels of 1x1x1; 1x1x1 -> 3x3x3; 1x1x1 -> 3x3x3; pooling -> 1x1x1 (Szegedy et al. 2015, table 1)."""
 STEM = (64, 64, 192)
-SMALL = (8, 43)
-"""Clips with fewer frames or pixels get the stem for small clips and, where ``width`` is 0, an eighth of the channels."""
 
 
 @evaluator("i3d")
@@ -62,11 +61,6 @@ class I3DEvaluator:
         small = is_small(clip_shape)
         width = self.config.width or (0.125 if small else 1.0)
         return I3D(clip_shape, classes, width, self.config.depth or (1 if small else len(GROUPS)), self.config.dropout)
-
-
-def is_small(clip_shape: tuple[int, int, int, int]) -> bool:
-    t, _, h, w = clip_shape
-    return t < SMALL[0] or min(h, w) < SMALL[1]
 
 
 class I3D(nn.Module):

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.sizes import is_small
 from harness import evaluator
 
-SMALL = (8, 43)
 STAGES = 4
 
 
@@ -161,11 +161,6 @@ class MViT:
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)
         return MViTNet(clip_shape, classes, self.config.width or (24 if small else 96), self.config.depth or (4 if small else 16))
-
-
-def is_small(clip_shape: tuple[int, int, int, int]) -> bool:
-    t, _, h, w = clip_shape
-    return t < SMALL[0] or min(h, w) < SMALL[1]
 
 
 def needs(name: str, clip_shape: tuple[int, int, int, int], frames: int = 2) -> str | None:

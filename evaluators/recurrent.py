@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from evaluators.sizes import SMALLEST_EXACT
 from harness import evaluator
 
 CROP = 64
-SMALL = 43
 
 
 @evaluator("cnn_gru")
@@ -77,7 +77,7 @@ class CnnMean:
 
 
 def default_width(clip_shape: tuple[int, int, int, int]) -> int:
-    return 16 if min(clip_shape[2:]) < SMALL else 128
+    return 16 if min(clip_shape[2:]) < SMALLEST_EXACT[1] else 128
 
 
 def needs_pixels(name: str, clip_shape: tuple[int, int, int, int]) -> str | None:

@@ -24,8 +24,8 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import PluginError, UnknownNameError, UsageError, did_you_mean
+from harness.plugin import KINDS
 
-KINDS = ("method", "evaluator", "dataset", "asset")
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
 
