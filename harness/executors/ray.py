@@ -68,9 +68,7 @@ class RayExecutor:
     def can_take(self, job: Job) -> bool:
         if self._workers and len(self._busy) >= self._workers:
             return False
-        cpus, gpus = self._shape(job)
-        used = [r.slot.shape for r in self._busy.values()]
-        return cpus + sum(c for c, _ in used) <= self._total[0] and gpus + sum(g for _, g in used) <= self._total[1] + 1e-9
+        return self._fits(self._shape(job), [r.slot for r in self._busy.values()])
 
     def submit(self, job: Job) -> None:
         slot = self._slot(job)
@@ -100,6 +98,11 @@ class RayExecutor:
         """CPUs and GPUs that a task gets: no more than there are."""
         return min(job.cpus, self._total[0]), min(job.gpus, self._total[1])
 
+    def _fits(self, shape: tuple[int, float], holders: list[_Slot]) -> bool:
+        """Whether a task of this shape fits beside the actors that hold resources; fractions of GPUs are summed with a tolerance."""
+        cpus, gpus = (held + sum(s.shape[i] for s in holders) for i, held in enumerate(shape))
+        return cpus <= self._total[0] and gpus <= self._total[1] + 1e-9
+
     def _slot(self, job: Job) -> _Slot:
         """An actor for this task; idle ones that hold what it needs, or that may not serve it, are given up."""
         shape, fresh = self._shape(job), job.kind in _OWN_PROCESS
@@ -107,13 +110,9 @@ class RayExecutor:
             if slot.shape == shape and not (fresh and slot.used):
                 self._idle.remove(slot)
                 return slot
-        held = [s.shape for s in self._idle] + [r.slot.shape for r in self._busy.values()]
-        while self._idle and (
-            sum(c for c, _ in held) + shape[0] > self._total[0] or sum(g for _, g in held) + shape[1] > self._total[1] + 1e-9
-        ):
-            victim = self._idle.pop(0)
-            held.remove(victim.shape)
-            self._ray.kill(victim.actor)
+        busy = [r.slot for r in self._busy.values()]
+        while self._idle and not self._fits(shape, [*self._idle, *busy]):
+            self._ray.kill(self._idle.pop(0).actor)
         options = {"num_cpus": shape[0], "num_gpus": shape[1], "max_restarts": 0, "max_task_retries": 0}
         return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape)
 
