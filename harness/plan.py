@@ -50,8 +50,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a run and the tasks that they need, inputs before their users."""
+    """The cells of a run and the tasks that they need, inputs before their users, on a dataset as it was described."""
 
+    info: DatasetInfo
     cells: tuple[Cell, ...]
     tasks: Mapping[str, Task]
 
@@ -120,7 +121,7 @@ class _Planner:
         order = sorted(
             cells.values(), key=lambda c: (c.ipc or 0, natural_key(c.method), c.labels, natural_key(c.evaluator), c.seed)
         )
-        return Plan(tuple(order), self.tasks)
+        return Plan(self.info, tuple(order), self.tasks)
 
     def _method(self, spec: str) -> Resolved:
         name = spec.partition("[")[0].strip()

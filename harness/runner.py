@@ -212,6 +212,7 @@ class _Run:
             name=task.name,
             spec=task.spec,
             inputs=task.inputs,
+            info=self.state.plan.info,
             results=self.store.root,
             cache=cache_folder(config=self.config, store=self.store),
             data_root=os.path.abspath(run.data_root) if run.data_root else "",

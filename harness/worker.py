@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.errors import DistilledSetError, HarnessError, TaskError
 from harness.measure import Phases, release_memory
+from harness.plugin import DatasetInfo
 from harness.registry import Registry
 from harness.store import SCHEMA, Store
 
@@ -38,6 +39,7 @@ class Job:
     name: str
     spec: Mapping[str, Any]
     inputs: Mapping[str, str]
+    info: DatasetInfo
     results: str
     cache: str
     data_root: str
@@ -135,7 +137,6 @@ class _Worker:
         if wants_gpu and not torch.cuda.is_available():
             raise TaskError("device cuda was asked for, but torch sees no GPU here")
         self.device = torch.device("cuda" if wants_gpu else "cpu")
-        self._info: Any = None
         name = torch.cuda.get_device_name() if wants_gpu else _cpu_name()
         record["provenance"].update(device=name, threads=job.cpus, torch=torch.__version__, python=platform.python_version())
         _make_deterministic(job.deterministic)
@@ -255,24 +256,19 @@ class _Worker:
 
     # What the tasks share
 
-    def _dataset(self) -> tuple[Any, Any]:
-        """The dataset plugin and what it says of itself. Raises TaskError when that is not what was planned."""
-        from harness.data.cache import describe
+    def _open(self) -> Any:
+        """The dataset, from the cache; its lists are read again only where its clips must be decoded."""
+        from harness.data.cache import describe, is_prepared, load_dataset, open_dataset
 
+        info, cache = self.job.info, Path(self.job.cache)
+        if is_prepared(info, cache):
+            return load_dataset(info, cache)
         spec = self.job.spec["dataset"]
         resolved = self.registry.resolve_exactly("dataset", spec["name"], spec["params"])
         plugin = resolved.create(Path(self.job.data_root) if self.job.data_root else None)
-        if self._info is None:
-            self._info = describe(plugin, spec["name"], tuple(spec["clip_shape"]))
-            if self._info.digest != spec["digest"]:
-                raise TaskError(f"dataset {spec['name']!r} changed after the run was planned: run the command again")
-        return plugin, self._info
-
-    def _open(self) -> Any:
-        from harness.data.cache import open_dataset
-
-        plugin, info = self._dataset()
-        return open_dataset(plugin, info, Path(self.job.cache), workers=self.job.cpus, progress=self.beat)
+        if describe(plugin, info.name, info.clip_shape).digest != info.digest:
+            raise TaskError(f"dataset {info.name!r} changed after the run was planned: run the command again")
+        return open_dataset(plugin, info, cache, workers=self.job.cpus, progress=self.beat)
 
     def _seed(self, role: str, *axes: object) -> int:
         from harness.plan import derive_seed
@@ -312,8 +308,7 @@ class _Worker:
         if record is None:
             raise TaskError(f"asset {key} has no record: run the command again")
         plugin = self.registry.revive("asset", record["spec"]["asset"]).create()
-        _, info = self._dataset()
-        context = self._context(info, self._seed("asset", record["spec"]["asset"]["name"]), record["spec"], record["inputs"])
+        context = self._context(self.job.info, self._seed("asset", record["spec"]["asset"]["name"]), record["spec"], record["inputs"])
         return plugin.load(load(self.store.read_artifact(record, "asset.safetensors")), context)
 
     def _input(self, name: str) -> dict[str, Any]:
