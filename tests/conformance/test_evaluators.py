@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from harness.protocol import TrainingProtocol
 from harness.registry import Registry
+from harness.training import predict_logits, train_network
 from tests.tiny import SHAPE
 
 CLASSES = 3
@@ -48,6 +50,19 @@ def test_gradients_reach_the_parameters_and_the_clips(family: Any) -> None:
     assert clips.grad.abs().sum() > 0
     silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent, f"parameters without a gradient: {silent}"
+
+
+def test_the_training_loop_trains_it(family: Any) -> None:
+    build(family, SHAPE)  # skips where the family declines
+    clips, labels = torch.rand(6, *SHAPE), torch.arange(6) % CLASSES
+    protocol = TrainingProtocol(lr=0.01, epochs=2, batch=3)
+    trained, again = (
+        train_network(lambda: family.build(SHAPE, CLASSES), clips, labels, protocol, seed=0, device="cpu").model for _ in range(2)
+    )
+    fresh = build(family, SHAPE).state_dict()
+    assert any(not torch.equal(value, fresh[name]) for name, value in trained.state_dict().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in trained.state_dict().items())
+    assert predict_logits(trained, clips, protocol, "cpu").shape == (6, CLASSES)
 
 
 def test_features(family: Any) -> None:
