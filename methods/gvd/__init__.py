@@ -51,6 +51,8 @@ class GVD:
         """Fraction of the denoising steps, counted from the noise, that are guided."""
         modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
         """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
+        features: Literal["latent", "teacher"] = "latent"
+        """Where a class is clustered: in its flattened latents, or in the teacher's features; a mode is a latent either way."""
         init: Literal["noise", "mode"] = "noise"
         """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
         init_level: float = 0.8
@@ -95,7 +97,7 @@ class GVD:
         needed = {}
         if self.config.backbone == "trained":
             needed["backbone"] = Asset("video_diffusion", {"codec": self.config.codec})
-        if self.config.soft or self.config.quality:
+        if self.config.soft or self.config.quality or self.config.features == "teacher":
             needed["teacher"] = Asset("teacher", {"evaluator": self.config.teacher})
         if self.config.quality:
             needed["reference"] = Asset("feature_reference", {"teacher": self.config.teacher})
@@ -150,11 +152,14 @@ class GVD:
     def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
         from methods.gvd.modes import find_modes
+        from methods.gvd.quality import class_features
 
         config = self.config
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
-            found = find_modes(codec, train, label, budget.ipc * config.compose, config.modes, context.seed + label, context.device)
+            features = class_features(context.assets["teacher"], train, label, context) if config.features == "teacher" else None
+            k, seed = budget.ipc * config.compose, context.seed + label
+            found = find_modes(codec, train, label, k, config.modes, seed, context.device, features)
             waiting = torch.cat([waiting, found]) if len(waiting) else found
             classes = torch.cat([classes, torch.full((len(found),), label)])
             while len(waiting) >= config.batch:

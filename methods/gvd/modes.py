@@ -10,6 +10,8 @@ import warnings
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from harness import Split
@@ -22,11 +24,14 @@ MIXTURE_DIMENSIONS = 32
 PASSES = 4
 
 
-def find_modes(codec: Codec, train: Split, label: int, k: int, source: str, seed: int, device: torch.device) -> Tensor:
+def find_modes(
+    codec: Codec, train: Split, label: int, k: int, source: str, seed: int, device: torch.device, features: Tensor | None = None
+) -> Tensor:
     """k modes of one class, (k, F, c, h, w) float32 on the CPU.
 
     source: "kmeans" centroids; "real" the clips nearest to them, all different; "random" clips; "gmm" means of a Gaussian mixture with
-    diagonal covariance. A class with fewer than k clips gives its modes in turn.
+    diagonal covariance. features: (n, d) of the class's clips, in their order, in which they are clustered instead of in their latents;
+    a centroid is then the mean latent of its clips. A class with fewer than k clips gives its modes in turn.
     """
     rows = train.indices_of(label)
     clusters = min(k, len(rows))
@@ -34,28 +39,45 @@ def find_modes(codec: Codec, train: Split, label: int, k: int, source: str, seed
         chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:clusters]]
         modes = torch.cat([part.cpu() for part in encode_in_parts(codec, train, chosen, device)])
     else:
-        modes = _cluster(codec, train, rows, clusters, source, seed % 2**32, device).view(clusters, *codec.latent_shape)
+        # One thread: these are small problems, and idle OpenMP threads that spin cost far more on a busy machine than they save.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            warnings.simplefilter("ignore")  # fewer distinct clips than clusters
+            if features is None:
+                modes = _cluster(codec, train, rows, clusters, source, seed % 2**32, device)
+            else:
+                modes = _cluster_features(codec, train, rows, features.numpy(), clusters, source, seed % 2**32, device)
+        modes = modes.view(clusters, *codec.latent_shape)
     return modes[torch.arange(k) % clusters]
 
 
 def _cluster(codec: Codec, train: Split, rows: Tensor, k: int, source: str, seed: int, device: torch.device) -> Tensor:
-    bytes_needed = 4 * len(rows) * int(np.prod(codec.latent_shape))
-    from threadpoolctl import threadpool_limits
+    if 4 * len(rows) * int(np.prod(codec.latent_shape)) > FIT_BYTES:
+        return _cluster_stream(codec, train, rows, k, source, seed, device)
+    points = torch.cat([part.flatten(1).cpu() for part in encode_in_parts(codec, train, rows, device)]).numpy()
+    if source == "gmm":
+        weights = _responsibilities(points, k, seed)
+        return torch.from_numpy((weights.T @ points) / weights.sum(0)[:, None]).float()
+    k_means = KMeans(k, n_init=1, random_state=seed).fit(points)
+    if source == "real":
+        return torch.from_numpy(points[nearest_rows(k_means.transform(points))])
+    return torch.from_numpy(k_means.cluster_centers_).float()
 
-    # One thread: these are small problems, and idle OpenMP threads that spin cost far more on a busy machine than they save.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # fewer distinct clips than clusters
-        if bytes_needed > FIT_BYTES:
-            return _cluster_stream(codec, train, rows, k, source, seed, device)
-        points = torch.cat([part.flatten(1).cpu() for part in encode_in_parts(codec, train, rows, device)]).numpy()
-        if source == "gmm":
-            return _mixture_means(points, k, seed)
-        from sklearn.cluster import KMeans
 
+def _cluster_features(
+    codec: Codec, train: Split, rows: Tensor, points: np.ndarray, k: int, source: str, seed: int, device: torch.device
+) -> Tensor:
+    """Clusters of the features ``points``; only what makes a mode is encoded, a part at a time."""
+    if source == "gmm":
+        weights = _responsibilities(points, k, seed)
+    else:
         k_means = KMeans(k, n_init=1, random_state=seed).fit(points)
         if source == "real":
-            return torch.from_numpy(points[nearest_rows(k_means.transform(points))])
-        return torch.from_numpy(k_means.cluster_centers_).float()
+            chosen = rows[torch.from_numpy(nearest_rows(k_means.transform(points)))]
+            return torch.cat([part.cpu() for part in encode_in_parts(codec, train, chosen, device)])
+        weights = np.eye(k)[k_means.labels_]
+    shares = torch.from_numpy(weights / np.maximum(weights.sum(0), 1e-12)).float()
+    parts = zip(shares.split(BATCH), encode_in_parts(codec, train, rows, device), strict=True)
+    return torch.stack([share.T @ part.flatten(1).cpu() for share, part in parts]).sum(0)
 
 
 def _cluster_stream(codec: Codec, train: Split, rows: Tensor, k: int, source: str, seed: int, device: torch.device) -> Tensor:
@@ -86,13 +108,15 @@ def nearest_rows(distances: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _mixture_means(points: np.ndarray, k: int, seed: int) -> Tensor:
-    """Means of a Gaussian mixture that is fitted in the leading principal components: the full space has more dimensions than clips."""
+def _responsibilities(points: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """(n, k) of a Gaussian mixture fitted in the leading principal components: the full space has more dimensions than clips.
+
+    The mean of a component in the full space is the mean of the clips, weighted by these.
+    """
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
     pca = PCA(min(MIXTURE_DIMENSIONS, *points.shape), random_state=seed).fit(points)
     mixture = GaussianMixture(k, covariance_type="diag", reg_covar=1e-3, random_state=seed).fit(pca.transform(points))
-    # The mean of a component in the full space is the mean of the clips, weighted by their responsibilities.
-    weights = mixture.predict_proba(pca.transform(points))
-    return torch.from_numpy((weights.T @ points) / weights.sum(0)[:, None]).float()
+    weights: np.ndarray = mixture.predict_proba(pca.transform(points))
+    return weights

@@ -16,6 +16,8 @@ from harness import Asset, Context, DatasetInfo, Split, asset, embed_clips, pred
 NEIGHBOURS = 5
 DIMENSIONS = 32
 SAMPLES = 6000
+BATCH = 16
+"""Clips that are looked at a time, so that memory does not grow with the set."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class FeatureReference:
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         if len(train) > SAMPLES:
             train = train.subset(torch.linspace(0, len(train) - 1, SAMPLES).long().unique())
-        features = embed_clips(context.assets["teacher"], train, context.protocol, context.device)
+        features = embed_clips(context.assets["teacher"], train, in_parts(context), context.device)
         mean = features.mean(0)
         dimensions = min(DIMENSIONS, *features.shape)
         components = torch.linalg.svd(features - mean, full_matrices=False)[2][:dimensions].T.contiguous()
@@ -87,8 +89,8 @@ def mean_distance(distances: Tensor) -> Tensor:
 def motion_energy(clips: Tensor | Split) -> float:
     """Mean absolute difference of successive frames, in units of black to white."""
     total, count = 0.0, 0
-    for start in range(0, len(clips), 256):
-        rows = slice(start, min(start + 256, len(clips)))
+    for start in range(0, len(clips), BATCH):
+        rows = slice(start, min(start + BATCH, len(clips)))
         batch = (clips.clips(rows) if isinstance(clips, Split) else clips[rows]).float() / 255
         if batch.shape[1] > 1:
             difference = batch.diff(dim=1).abs()
@@ -123,7 +125,7 @@ def measure_quality(
     clip of their class among their nearest 5 neighbours. frechet: Frechet distance to the real clips. motion_ratio: motion energy relative
     to real clips.
     """
-    points = (embed_clips(teacher, clips, context.protocol, context.device) - reference.mean) @ reference.components
+    points = (embed_clips(teacher, clips, in_parts(context), context.device) - reference.mean) @ reference.components
     covered, diversity = torch.zeros(len(reference.points), dtype=torch.bool), []
     for label in labels.unique().tolist():
         mine, real = points[labels == label], reference.labels == label
@@ -142,4 +144,14 @@ def measure_quality(
 
 def label_clips(teacher: Any, clips: Tensor, context: Context) -> Tensor:
     """The teacher's logits (N, classes)."""
-    return predict_logits(teacher, clips, context.protocol, context.device)
+    return predict_logits(teacher, clips, in_parts(context), context.device)
+
+
+def class_features(teacher: Any, train: Split, label: int, context: Context) -> Tensor:
+    """The teacher's features of the training clips of one class, (n, D)."""
+    return embed_clips(teacher, train.subset(train.indices_of(label)), in_parts(context), context.device)
+
+
+def in_parts(context: Context) -> Any:
+    """The protocol with small test batches."""
+    return context.protocol.model_copy(update={"test_batch": min(BATCH, context.protocol.test_batch)})

@@ -187,6 +187,30 @@ def test_modes_of_separate_clusters() -> None:
     assert torch.cdist(own.flatten(1), eight.flatten(1)).amin(dim=1).max() < 1e-2, "as many clusters as clips: the clips"
 
 
+@pytest.mark.parametrize("source", ["kmeans", "gmm", "real"])
+def test_clusters_of_given_features(source: str) -> None:
+    """Which clips belong together is decided by the features alone; what comes out are latents."""
+    codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
+    own = codec.encode(TRAIN.clips(TRAIN.indices_of(1)))
+    features = torch.tensor([[0.0, 0], [9, 9], [0, 1], [9, 8], [9, 7], [0, 2], [9, 8.5], [9, 8]])
+    first = [0, 2, 5]
+    modes = find_modes(codec, TRAIN, 1, 2, source, 0, CPU, features)
+    if source == "real":
+        found = {int(torch.cdist(mode.flatten()[None], own.flatten(1)).argmin()) for mode in modes}
+        assert 2 in found, "the clip in the middle of the first group"
+        assert found - {2} <= {3, 7}
+    else:
+        expected = torch.stack([own[first].mean(0), own[[1, 3, 4, 6, 7]].mean(0)])
+        distances = torch.cdist(modes.flatten(1), expected.flatten(1)) / expected.flatten(1).norm(dim=1)
+        assert distances.amin(dim=0).max() < 1e-3
+
+
+def test_clustering_in_the_teachers_features(context: Context) -> None:
+    in_latents, in_features = (distill(context, features=f, guidance=0.5) for f in ("latent", "teacher"))
+    assert not torch.equal(in_latents.clips, in_features.clips)
+    assert "teacher" in GVD(GVD.Config(features="teacher", soft=False, quality=False)).assets(TRAIN.info)
+
+
 def test_more_modes_than_clips_repeat() -> None:
     modes = find_modes(PatchCodec.fit(TRAIN, 2, 4, 1.0), TRAIN, 0, 10, "kmeans", 0, CPU)
     assert modes.shape[0] == 10
