@@ -12,7 +12,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED: dict[str, tuple[str, str]] = {
     "9d0de4134a0c11e6b0f6cb5a9eccd38d8dee5f3dc8554bb22dfcdbb08c233346": (
         "moving-digits.safetensors",
-        "55471270f5bb7b1be272af5ff5e2d22545f52c3e443cfbb09c76950864c7d034",
+        "967787466f6fbd8754d259110fd4401b71656bbf57979145ea52ccff505aafd6",
     ),
 }
 """Digest of the dataset (with its clip shape) -> file in weights/ and its SHA-256. weights/README.md is the model card."""
