@@ -52,7 +52,7 @@ class GVD:
         modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
         """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
         features: Literal["latent", "teacher"] = "latent"
-        """Where a class is clustered: in its flattened latents, or in the teacher's features; a mode is a latent either way."""
+        """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
         init: Literal["noise", "mode"] = "noise"
         """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
         init_level: float = 0.8
@@ -152,12 +152,12 @@ class GVD:
     def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
         from methods.gvd.modes import find_modes
-        from methods.gvd.quality import class_features
+        from methods.gvd.quality import class_logits
 
         config = self.config
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
-            features = class_features(context.assets["teacher"], train, label, context) if config.features == "teacher" else None
+            features = class_logits(context.assets["teacher"], train, label, context) if config.features == "teacher" else None
             k, seed = budget.ipc * config.compose, context.seed + label
             found = find_modes(codec, train, label, k, config.modes, seed, context.device, features)
             waiting = torch.cat([waiting, found]) if len(waiting) else found
