@@ -1,11 +1,14 @@
 """Backbone: class-conditional video diffusion in latent space, trained on the training split.
 
 A 2-D U-Net (diffusers' UNet2DModel) sees the frames of a clip as channels: every convolution mixes all frames, so motion is learned at
-every level, at the cost of an image model. It predicts the velocity of flow matching,
+every level, at the cost of an image model. It is trained by flow matching,
 
-    x_t = (1 - t) x0 + t eps,      v = eps - x0,      t in (0, 1),
+    x_t = (1 - t) x0 + t eps,      v = eps - x0 = (x_t - x0) / t,      t in (0, 1),
 
-with the logit of t normal, an additional class for "no class" (classifier-free guidance), and an exponential average of its weights.
+with the squared error of v as its loss, the logit of t normal, an additional class for "no class" (classifier-free guidance), and an
+exponential average of its weights. The network's output is x0, from which v follows, not v itself: to predict v it would have to pass
+all of the noise through, frames x channels values at every place, and a network with fewer channels than that leaves noise in its clips
+(Li and He, arXiv 2511.13720).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from methods.gvd.guidance import Guidance
 from methods.gvd.shipped import shipped_tensors
 
 CHECKPOINT_SECONDS = 60.0
+SMALLEST_T = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Architecture:
     multipliers: tuple[int, ...]
     layers: int
     torus: bool
+    predicts: str = "velocity"
 
 
 class VideoUNet(nn.Module):
@@ -73,8 +78,13 @@ class VideoUNet(nn.Module):
                     module.padding_mode = "circular"
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        out: Tensor = self.net(x.flatten(1, 2), t * 1000, labels).sample
-        return out.view_as(x)
+        out: Tensor = self.net(x.flatten(1, 2), t * 1000, labels).sample.view_as(x)
+        return out if self.architecture.predicts == "velocity" else velocity_to(out, x, t)
+
+
+def velocity_to(x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """(x_t - x0) / t, with t (B,) bounded from below as Li and He have it."""
+    return (x - x0) / t.clamp(min=SMALLEST_T).view(-1, 1, 1, 1, 1)
 
 
 class Backbone:
@@ -116,6 +126,8 @@ class VideoDiffusion:
         """Channels of each level in units of ``width``; a level halves the size."""
         layers: int = 1
         """Residual blocks of a level."""
+        predicts: Literal["x0", "velocity"] = "x0"
+        """What the network's output is; the loss is that of the velocity either way."""
         torus: bool = False
         """For canvases that wrap around: circular convolutions, and random cyclic shifts of whole clips in training."""
         steps: int = 20000
@@ -153,7 +165,13 @@ class VideoDiffusion:
         latents = encode_all(codec, train, context.scratch / "latents.npy", context.device)
         config = self.config
         architecture = Architecture(
-            codec.latent_shape, len(train.info.classes), config.width, tuple(config.multipliers), config.layers, config.torus
+            codec.latent_shape,
+            len(train.info.classes),
+            config.width,
+            tuple(config.multipliers),
+            config.layers,
+            config.torus,
+            config.predicts,
         )
         trainer = Trainer(architecture, config, context.device)
         trainer.run(latents, train.labels, context)
@@ -251,10 +269,10 @@ class Trainer:
         noise = torch.randn(x0.shape, generator=generator)
         classes = labels[rows].masked_fill(torch.rand(len(x0), generator=generator) < config.drop_class, self.network.architecture.classes)
         x0, t, noise, classes = (tensor.to(self.device, non_blocking=True) for tensor in (x0, t, noise, classes))
-        level = t.view(-1, 1, 1, 1, 1)
+        noisy = torch.lerp(x0, noise, t.view(-1, 1, 1, 1, 1))
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            velocity = self.network(torch.lerp(x0, noise, level), t, classes)
-        loss = (velocity.float() - (noise - x0)).square().mean()
+            velocity = self.network(noisy, t, classes)
+        loss = (velocity.float() - velocity_to(x0, noisy, t)).square().mean()
         warmed = min(1.0, done / 0.02 + 0.01)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * warmed * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
