@@ -251,16 +251,35 @@ def test_composition_by_hand() -> None:
 def train(tmp_path: Path, steps: int, **params: Any) -> Trainer:
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
     config = VideoDiffusion.Config(**{"width": 16, "multipliers": (1,), "steps": steps, "batch": 4, **params})
-    trainer = Trainer(Architecture(codec.latent_shape, 3, config.width, config.multipliers, 1, config.torus), config, CPU)
+    architecture = Architecture(codec.latent_shape, 3, config.width, config.multipliers, 1, config.torus, config.predicts)
+    trainer = Trainer(architecture, config, CPU)
     context = SimpleNamespace(scratch=tmp_path, progress=lambda done, total: None)
     trainer.run(encode_all(codec, TRAIN, tmp_path / "latents.npy", CPU), TRAIN.labels, context)  # type: ignore[arg-type]
     return trainer
 
 
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    trainer = train(tmp_path, 100, lr=3e-3)
+@pytest.mark.parametrize("predicts", ["x0", "velocity"])
+def test_training_lowers_the_loss(predicts: str, tmp_path: Path) -> None:
+    trainer = train(tmp_path, 100, lr=3e-3, predicts=predicts)
     assert trainer.step == 100
     assert trainer.curve[-1][1] < 0.95 * trainer.curve[0][1]
+
+
+def test_the_velocity_follows_from_the_predicted_x0() -> None:
+    torch.manual_seed(0)
+    as_x0 = VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False, "x0")).eval()
+    as_velocity = VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False, "velocity")).eval()
+    as_velocity.load_state_dict(as_x0.state_dict())
+    x, t, labels = torch.randn(3, 4, 4, 8, 8), torch.tensor([1.0, 0.4, 0.01]), torch.tensor([0, 1, 3])
+    with torch.inference_mode():
+        x0, velocity = as_velocity(x, t, labels), as_x0(x, t, labels)
+    expected = torch.stack([x[0] - x0[0], (x[1] - x0[1]) / 0.4, (x[2] - x0[2]) / 0.05])  # t is bounded from below
+    torch.testing.assert_close(velocity, expected)
+
+
+def test_weights_say_what_they_predict() -> None:
+    network = VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False, "x0"))
+    assert unpack(pack(network, {})).architecture == network.architecture
 
 
 def test_training_resumes_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
