@@ -176,7 +176,8 @@ def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[
         if "md" in formats:
             write("report.md", _markdown(report))
         if "csv" in formats:
-            write("cells.csv", report.results.rows.drop(columns=["correct", "per_class_accuracy"]).to_csv(index=False))
+            rows = report.results.rows.drop(columns=["correct", "per_class_accuracy"]).astype({"ipc": "Int64"})  # `full` has none
+            write("cells.csv", rows.to_csv(index=False))
         for table in report.tables:
             for suffix, render in RENDERERS.items():
                 if suffix in formats:
