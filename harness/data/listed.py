@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class ListedVideos:
         return json.dumps([self.rule, self.version, settings], sort_keys=True)
 
     def digest(self) -> str:
-        """Hash of sampling, classes, and every listed name with its label and file size; not of where they lie."""
+        """Hash of sampling, classes, and every listed name with its label and size; not of where they lie."""
         settings = {k: v for k, v in vars(self.config).items() if k not in NOT_IDENTITY}
         rows = {s: [[i.id, i.label, i.bytes, bool(i.problem)] for i in self.items(s)] for s in SPLITS}
         text = json.dumps([self.name, self.version, settings, self.classes(), rows], sort_keys=True)
@@ -125,6 +126,14 @@ class ListedVideos:
         return {s: _make_items(rows, parts[s], in_test if s == "train" else set()) for s, rows in listed.items()}
 
 
+def source_bytes(path: Path) -> int:
+    """Size of a video file, or of all files of a frame folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    with os.scandir(path) as files:
+        return sum(file.stat().st_size for file in files)
+
+
 def _make_items(rows: Sequence[Listed], parts: int, in_test: set[str]) -> list[Item]:
     items = []
     seen: Counter[str] = Counter()
@@ -132,7 +141,7 @@ def _make_items(rows: Sequence[Listed], parts: int, in_test: set[str]) -> list[I
         seen[row.name] += 1
         again = f" (again {seen[row.name] - 1})" if seen[row.name] > 1 else ""
         problem = "listed twice" if again else "also in the test split" if row.name in in_test else "missing" if row.path is None else ""
-        size = row.path.stat().st_size if row.path is not None and not row.path.is_dir() else 0
+        size = source_bytes(row.path) if row.path is not None and not problem else 0
         for part in range(1 if problem else parts):
             name = f"{row.name}{again}#{part}" if part else f"{row.name}{again}"
             items.append(Item(name, row.label, "" if row.path is None else str(row.path), part, size, problem))

@@ -73,6 +73,10 @@ def test_ucf101_as_extracted_frames(tmp_path: Path, place: str) -> None:
     clip = plugin.read(plugin.items("train")[0], SMALL)
     assert clip.native_frames == 18
     assert [read_stamp(p) for p in clip.frames] == list(clip.indices)
+    before = plugin.digest()
+    assert make(UCF101, tmp_path).digest() == before
+    write_frames(tmp_path / place.format(cls="Walk", video="v_Walk_g02_c01"), 20, name="img_{:05d}.jpg" if "raw" in place else "frame{:06d}.jpg")
+    assert make(UCF101, tmp_path).digest() != before, "an extraction that went on is other data"
 
 
 def test_miniucf_counts(tmp_path: Path) -> None:
