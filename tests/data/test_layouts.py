@@ -66,8 +66,9 @@ def test_ucf101(tmp_path: Path, place: str) -> None:
 
 @pytest.mark.parametrize("place", ["{cls}/{video}", "rawframes/{cls}/{video}", "jpegs_256/{video}"])
 def test_ucf101_as_extracted_frames(tmp_path: Path, place: str) -> None:
+    files = "img_{:05d}.jpg" if "raw" in place else "frame{:06d}.jpg"
     for cls, video in (("Walk", "v_Walk_g01_c01"), ("Walk", "v_Walk_g02_c01")):
-        write_frames(tmp_path / place.format(cls=cls, video=video), 18, name="img_{:05d}.jpg" if "raw" in place else "frame{:06d}.jpg")
+        write_frames(tmp_path / place.format(cls=cls, video=video), 18, name=files)
     ucf_lists(tmp_path, ["Walk/v_Walk_g01_c01.avi"], ["Walk/v_Walk_g02_c01.avi"], ["Walk"])
     plugin = make(UCF101, tmp_path)
     clip = plugin.read(plugin.items("train")[0], SMALL)
@@ -75,7 +76,7 @@ def test_ucf101_as_extracted_frames(tmp_path: Path, place: str) -> None:
     assert [read_stamp(p) for p in clip.frames] == list(clip.indices)
     before = plugin.digest()
     assert make(UCF101, tmp_path).digest() == before
-    write_frames(tmp_path / place.format(cls="Walk", video="v_Walk_g02_c01"), 20, name="img_{:05d}.jpg" if "raw" in place else "frame{:06d}.jpg")
+    write_frames(tmp_path / place.format(cls="Walk", video="v_Walk_g02_c01"), 20, name=files)
     assert make(UCF101, tmp_path).digest() != before, "an extraction that went on is other data"
 
 
