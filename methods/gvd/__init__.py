@@ -152,12 +152,14 @@ class GVD:
     def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
         from methods.gvd.modes import find_modes
-        from methods.gvd.quality import class_logits
+        from methods.gvd.quality import label_clips
 
         config = self.config
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
-            features = class_logits(context.assets["teacher"], train, label, context) if config.features == "teacher" else None
+            features = None
+            if config.features == "teacher":
+                features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
             k, seed = budget.ipc * config.compose, context.seed + label
             found = find_modes(codec, train, label, k, config.modes, seed, context.device, features)
             waiting = torch.cat([waiting, found]) if len(waiting) else found

@@ -35,7 +35,10 @@ SMALLEST_T = 0.05
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides the network: the latent shape (F, c, h, w), the classes, and its size."""
+    """What decides the network: the latent shape (F, c, h, w), the classes, its size, and what its output is.
+
+    Files without the last were made when every network predicted the velocity.
+    """
 
     latent_shape: tuple[int, int, int, int]
     classes: int

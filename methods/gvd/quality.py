@@ -142,14 +142,9 @@ def measure_quality(
     }
 
 
-def label_clips(teacher: Any, clips: Tensor, context: Context) -> Tensor:
+def label_clips(teacher: Any, clips: Tensor | Split, context: Context) -> Tensor:
     """The teacher's logits (N, classes)."""
     return predict_logits(teacher, clips, in_parts(context), context.device)
-
-
-def class_logits(teacher: Any, train: Split, label: int, context: Context) -> Tensor:
-    """The teacher's logits of the training clips of one class, (n, classes)."""
-    return predict_logits(teacher, train.subset(train.indices_of(label)), in_parts(context), context.device)
 
 
 def in_parts(context: Context) -> Any:
