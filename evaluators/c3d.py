@@ -90,7 +90,8 @@ class C3D(nn.Module):
             # The paper's last pooling pads 7x7 to 4x4; elsewhere an odd border is dropped.
             padding = [0, *(int(i == 4 and k == 2 and n % 2 == 1) for k, n in zip(pool[1:], size[1:], strict=True))]
             size = [(n + 2 * p - k) // k + 1 for n, p, k in zip(size, padding, pool, strict=True)]
-            layers.append(nn.MaxPool3d(tuple(pool), tuple(pool), tuple(padding)))  # type: ignore[arg-type]
+            # The ReLU of the maximum is the maximum of the ReLUs, at a quarter or an eighth of the places.
+            layers.insert(-1, nn.MaxPool3d(tuple(pool), tuple(pool), tuple(padding)))  # type: ignore[arg-type]
         if small:
             layers.append(nn.AvgPool3d(tuple(size)))  # type: ignore[arg-type]
             size = [1, 1, 1]

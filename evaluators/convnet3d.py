@@ -69,7 +69,8 @@ class ConvNet3D(nn.Module):
             # The first pooling leaves time alone; a small clip is never pooled away.
             pool = tuple(min(k, n) for k, n in zip((1, 2, 2) if i == 0 else (2, 2, 2), size, strict=True))
             size = tuple(n // k for n, k in zip(size, pool, strict=True))  # type: ignore[assignment]
-            stages += [nn.Conv3d(c, out, kernel, stride, padding), nn.ReLU(inplace=True), nn.MaxPool3d(pool, pool)]  # type: ignore[arg-type]
+            # The ReLU of the maximum is the maximum of the ReLUs, at a quarter or an eighth of the places.
+            stages += [nn.Conv3d(c, out, kernel, stride, padding), nn.MaxPool3d(pool, pool), nn.ReLU(inplace=True)]  # type: ignore[arg-type]
             c = out
         self.stages = nn.Sequential(*stages)
         head = (2, 2, 2) if h > 64 else (2, 1, 1)
