@@ -69,6 +69,8 @@ class GVD:
         """Sampler."""
         steps: int = 12
         """Denoising steps."""
+        shift: float = 3.0
+        """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
         backbone: str = "trained"
         """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
         prompt: str = "a video of {}"
@@ -85,6 +87,8 @@ class GVD:
     def __init__(self, config: Config) -> None:
         if config.compose < 1 or config.steps < 1 or config.batch < 1:
             raise ValueError(f"gvd: compose, steps and batch must be at least 1, got {config.compose}, {config.steps} and {config.batch}")
+        if config.shift <= 0:
+            raise ValueError(f"gvd: shift must be above 0, got {config.shift}")
         if config.guidance < 0 or not 0 <= config.stop <= 1 or not 0 < config.init_level <= 1:
             raise ValueError(
                 f"gvd: guidance must not be negative, stop in [0, 1] and init_level in (0, 1], "
@@ -121,7 +125,7 @@ class GVD:
         for modes, classes in self._batches(backbone.codec, train, budget, context):
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
             modes, classes = modes.to(context.device), classes.to(context.device)
-            latents = backbone.generate(modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start)
+            latents = backbone.generate(modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start, config.shift)
             place_runs(clips, backbone.codec.decode(latents).cpu(), done, config.compose)
             done += len(modes)
             context.progress(done, total)

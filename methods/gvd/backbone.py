@@ -107,12 +107,21 @@ class Backbone:
         return free + cfg * (conditional - free)
 
     def generate(
-        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, sampler: str, steps: int, cfg: float, start: float
+        self,
+        modes: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        guidance: Guidance,
+        sampler: str,
+        steps: int,
+        cfg: float,
+        start: float,
+        shift: float,
     ) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``."""
         from methods.gvd.sampling import sample
 
-        return sample(self, modes, labels, noise, guidance, sampler, steps, cfg, start)
+        return sample(self, modes, labels, noise, guidance, sampler, steps, cfg, start, shift)
 
 
 @asset("video_diffusion")

@@ -53,9 +53,21 @@ class PipelineBackbone:
         self.latent_shape = self.codec.latent_shape
 
     def generate(
-        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, sampler: str, steps: int, cfg: float, start: float
+        self,
+        modes: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        guidance: Guidance,
+        sampler: str,
+        steps: int,
+        cfg: float,
+        start: float,
+        shift: float,
     ) -> Tensor:
-        """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``. ``start`` must be 1: pipelines start from noise."""
+        """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``.
+
+        ``start`` must be 1: pipelines start from noise. ``shift`` is the pipeline's own, which it was trained with.
+        """
         if start != 1:
             raise TaskError("init=mode needs a backbone that is trained here: a pipeline starts from noise; leave init=noise")
         frames, h, w = self.codec.size

@@ -23,7 +23,7 @@ from methods.gvd.compose import frame_run, place_runs
 from methods.gvd.guidance import Guidance
 from methods.gvd.modes import find_modes
 from methods.gvd.quality import FeatureReference, frechet_distance, measure_quality, motion_energy
-from methods.gvd.sampling import SAMPLERS, sample
+from methods.gvd.sampling import SAMPLERS, make_scheduler, sample
 from tests.tiny import tiny_split
 
 CPU = torch.device("cpu")
@@ -345,6 +345,15 @@ def test_every_sampler_ends_at_the_clean_latent(sampler: str) -> None:
     clean = torch.randn(2, 4, 4, 3, 3)
     x = sample(Straight(clean), clean, torch.zeros(2).long(), torch.randn(clean.shape), Guidance(0.0), sampler, 10)  # type: ignore[arg-type]
     assert torch.allclose(x, clean, atol=0.05)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm++", "unipc"])
+def test_shifted_timesteps(sampler: str) -> None:
+    """t' = s t / (1 + (s - 1) t), with s = 3: half way becomes three quarters."""
+    even, shifted = (make_scheduler(sampler, 8, shift).sigmas for shift in (1.0, 3.0))
+    assert torch.allclose(shifted, 3 * even / (1 + 2 * even), atol=2e-3)
+    assert float(even[4]) == pytest.approx(0.5, abs=2e-3)
+    assert float(shifted[4]) == pytest.approx(0.75, abs=2e-3)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

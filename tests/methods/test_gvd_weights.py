@@ -49,7 +49,7 @@ def test_both_assets_use_them(tmp_path: Path) -> None:
     assert context.metrics["shipped_weights"] == 1
     assert backbone.latent_shape == codec.latent_shape
     noise = torch.randn(2, *codec.latent_shape)
-    latents = backbone.generate(noise, torch.tensor([0, 3]), noise, Guidance(0.0), "dpm++", 4, 1.0, 1.0)
+    latents = backbone.generate(noise, torch.tensor([0, 3]), noise, Guidance(0.0), "dpm++", 4, 1.0, 1.0, 3.0)
     clips = codec.decode(latents).float()
     assert clips.shape == (2, *INFO.clip_shape)
     assert 0 < clips.mean() < 60, "mostly dark, as moving digits are"
