@@ -26,9 +26,27 @@ def test_layer_by_layer_as_released() -> None:
         logits = model(torch.randn(1, *EXACT))
     convolutions = [(64, 16, 56, 56), (128, 16, 14, 14), (128, 8, 4, 4)]
     pools = [(64, 16, 28, 28), (128, 8, 7, 7), (128, 4, 2, 2)]
-    assert shapes == [s for c, p in zip(convolutions, pools, strict=True) for s in (c, c, p)] + [(128, 3, 1, 1)]
+    assert shapes == [s for c, p in zip(convolutions, pools, strict=True) for s in (c, p, p)] + [(128, 3, 1, 1)]
     assert logits.shape == (1, 50)
     assert model.embed(torch.randn(2, *EXACT)).shape == (2, 2048)
+
+
+def test_maximum_before_relu_is_the_released_order_to_the_bit() -> None:
+    """The released network takes the ReLU first: the same features and the same gradients."""
+    model = ConvNet3D(EXACT, 50, width=4)
+    clips = torch.randn(2, *EXACT)
+    convolutions = [module for module in model.stages if isinstance(module, nn.Conv3d)]
+    pools = [module for module in model.stages if isinstance(module, nn.MaxPool3d)]
+    ours = model.embed(clips)
+    released = clips.transpose(1, 2)
+    for convolution, pool in zip(convolutions, pools, strict=True):
+        released = pool(nn.functional.relu(convolution(released)))
+    assert torch.equal(ours, released.flatten(1))
+    weights = [module.weight for module in convolutions]
+    for mine, theirs in zip(
+        torch.autograd.grad(ours.square().sum(), weights), torch.autograd.grad(released.square().sum(), weights), strict=True
+    ):
+        assert torch.equal(mine, theirs)
 
 
 def test_head_is_the_maximum_over_time_of_the_averaged_features() -> None:
