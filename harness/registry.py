@@ -66,8 +66,11 @@ class Resolved:
     cls: type = field(repr=False, compare=False)
 
     def create(self, *args: Any) -> Any:
-        """An instance of the plugin with these parameters."""
-        return self.cls(self.cls.Config(**self.params), *args)  # type: ignore[attr-defined]
+        """An instance of the plugin with these parameters. Raises UsageError where its constructor refuses them with a ValueError."""
+        try:
+            return self.cls(self.cls.Config(**self.params), *args)  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise UsageError(f"{self.kind} {self.label}: {error}") from error
 
     def spec(self) -> dict[str, Any]:
         """The JSON form for keys and records."""
