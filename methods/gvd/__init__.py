@@ -116,16 +116,18 @@ class GVD:
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         from methods.gvd.compose import place_runs
         from methods.gvd.quality import label_clips, measure_quality
+        from methods.gvd.sampling import Sampling
 
         config, backbone = self.config, self._backbone(context)
         guidance, start = self._guidance()
+        how = Sampling(config.sampler, config.steps, config.cfg, start, config.shift)
         clips = torch.empty((budget.clips, *budget.clip_shape), dtype=torch.uint8)
         labels = torch.arange(budget.classes).repeat_interleave(budget.ipc)
         done, total = 0, budget.clips * config.compose
         for modes, classes in self._batches(backbone.codec, train, budget, context):
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
             modes, classes = modes.to(context.device), classes.to(context.device)
-            latents = backbone.generate(modes, classes, noise, guidance, config.sampler, config.steps, config.cfg, start, config.shift)
+            latents = backbone.generate(modes, classes, noise, guidance, how)
             place_runs(clips, backbone.codec.decode(latents).cpu(), done, config.compose)
             done += len(modes)
             context.progress(done, total)

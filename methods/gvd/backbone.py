@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from harness import Asset, Context, Split, asset
 from methods.gvd.codec import BATCH, Codec, pack_json, unpack_json
 from methods.gvd.guidance import Guidance
+from methods.gvd.sampling import Sampling, sample
 from methods.gvd.shipped import shipped_tensors
 
 CHECKPOINT_SECONDS = 60.0
@@ -106,22 +107,9 @@ class Backbone:
         conditional, free = both.chunk(2)
         return free + cfg * (conditional - free)
 
-    def generate(
-        self,
-        modes: Tensor,
-        labels: Tensor,
-        noise: Tensor,
-        guidance: Guidance,
-        sampler: str,
-        steps: int,
-        cfg: float,
-        start: float,
-        shift: float,
-    ) -> Tensor:
+    def generate(self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``."""
-        from methods.gvd.sampling import sample
-
-        return sample(self, modes, labels, noise, guidance, sampler, steps, cfg, start, shift)
+        return sample(self, modes, labels, noise, guidance, how)
 
 
 @asset("video_diffusion")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness import DatasetInfo, TaskError
 from methods.gvd.guidance import Guidance, GuidedScheduler
+from methods.gvd.sampling import Sampling
 from methods.gvd.vae import AutoencoderCodec, LatentSpace, missing_model
 
 SUPPORTED = ("LattePipeline", "WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline")
@@ -52,34 +53,23 @@ class PipelineBackbone:
         self.codec = AutoencoderCodec(space, info.clip_shape, size)
         self.latent_shape = self.codec.latent_shape
 
-    def generate(
-        self,
-        modes: Tensor,
-        labels: Tensor,
-        noise: Tensor,
-        guidance: Guidance,
-        sampler: str,
-        steps: int,
-        cfg: float,
-        start: float,
-        shift: float,
-    ) -> Tensor:
+    def generate(self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``.
 
         ``start`` must be 1: pipelines start from noise. ``shift`` is the pipeline's own, which it was trained with.
         """
-        if start != 1:
+        if how.start != 1:
             raise TaskError("init=mode needs a backbone that is trained here: a pipeline starts from noise; leave init=noise")
         frames, h, w = self.codec.size
-        scheduler = adapt_scheduler(self.own_scheduler, sampler)
+        scheduler = adapt_scheduler(self.own_scheduler, how.sampler)
         self.pipe.scheduler = GuidedScheduler(scheduler, guidance, self._enter(modes), self.family.frame_dim)
         latents = self.pipe(
             prompt=[self.prompts[label] for label in labels.tolist()],
             latents=self._enter(noise),
             height=h,
             width=w,
-            num_inference_steps=steps,
-            guidance_scale=cfg,
+            num_inference_steps=how.steps,
+            guidance_scale=how.cfg,
             output_type="latent",
             **{self.family.frames: frames},
         ).frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,20 @@ class Denoiser(Protocol):
 
 
 SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are sampled: ``sampler`` and ``shift`` as in ``make_scheduler``, ``cfg`` the scale of classifier-free guidance.
+
+    start: 1 starts from noise; less starts at that fraction of the steps, from the modes with that level's noise.
+    """
+
+    sampler: str
+    steps: int
+    cfg: float = 1.0
+    start: float = 1.0
+    shift: float = 1.0
 
 
 def make_scheduler(name: str, steps: int, shift: float = 1.0) -> Any:
@@ -64,19 +79,12 @@ def sample(
     labels: Tensor,
     noise: Tensor,
     guidance: Guidance,
-    sampler: str = "dpm++",
-    steps: int = 16,
-    cfg: float = 1.0,
-    start: float = 1.0,
-    shift: float = 1.0,
+    how: Sampling,
 ) -> Tensor:
-    """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape.
-
-    start: 1 starts from noise; less starts at that fraction of the steps, from the modes with that level's noise.
-    """
-    scheduler = make_scheduler(sampler, steps, shift)
+    """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape."""
+    scheduler = make_scheduler(how.sampler, how.steps, how.shift)
     guided = GuidedScheduler(scheduler, guidance, modes)
-    first = min(round((1 - start) * steps), steps - 1)
+    first = min(round((1 - how.start) * how.steps), how.steps - 1)
     x = noise
     if first:
         if hasattr(scheduler, "set_begin_index"):
@@ -85,7 +93,7 @@ def sample(
         x = alpha * modes + sigma * noise
     for timestep in scheduler.timesteps[first:]:
         alpha, sigma, prediction = noise_level(scheduler, timestep)
-        x = guided.step(network_output(backbone, x, alpha, sigma, prediction, labels, cfg), timestep, x).prev_sample
+        x = guided.step(network_output(backbone, x, alpha, sigma, prediction, labels, how.cfg), timestep, x).prev_sample
     return x
 
 

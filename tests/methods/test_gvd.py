@@ -23,7 +23,7 @@ from methods.gvd.compose import frame_run, place_runs
 from methods.gvd.guidance import Guidance
 from methods.gvd.modes import find_modes
 from methods.gvd.quality import FeatureReference, frechet_distance, measure_quality, motion_energy
-from methods.gvd.sampling import SAMPLERS, make_scheduler, sample
+from methods.gvd.sampling import SAMPLERS, Sampling, make_scheduler, sample
 from tests.tiny import tiny_split
 
 CPU = torch.device("cpu")
@@ -343,7 +343,7 @@ class Straight:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_ends_at_the_clean_latent(sampler: str) -> None:
     clean = torch.randn(2, 4, 4, 3, 3)
-    x = sample(Straight(clean), clean, torch.zeros(2).long(), torch.randn(clean.shape), Guidance(0.0), sampler, 10)  # type: ignore[arg-type]
+    x = sample(Straight(clean), clean, torch.zeros(2).long(), torch.randn(clean.shape), Guidance(0.0), Sampling(sampler, 10))  # type: ignore[arg-type]
     assert torch.allclose(x, clean, atol=0.05)
 
 
@@ -361,7 +361,7 @@ def test_starting_from_the_mode(sampler: str, backbone: Backbone) -> None:
     """A start after nearly all steps leaves the mode almost as it is; a start from noise does not know it."""
     modes = torch.full((2, *backbone.latent_shape), 3.0)
     noise, labels = torch.randn(modes.shape), torch.zeros(2).long()
-    near, far = (sample(backbone, modes, labels, noise, Guidance(0.0), sampler, 10, start=s) for s in (0.1, 1.0))
+    near, far = (sample(backbone, modes, labels, noise, Guidance(0.0), Sampling(sampler, 10, start=s)) for s in (0.1, 1.0))
     assert (near - modes).norm() < 0.5 * (far - modes).norm()
 
 

@@ -16,6 +16,7 @@ from methods.gvd import GVD
 from methods.gvd.codec import LatentCodec
 from methods.gvd.guidance import Guidance
 from methods.gvd.pipelines import FAMILIES, SUPPORTED, adapt_scheduler, load_pipeline, readable
+from methods.gvd.sampling import Sampling
 from methods.gvd.vae import LatentSpace
 from tests.tiny import tiny_split
 
@@ -157,7 +158,7 @@ def test_guidance_reaches_the_pipeline(family: str, saved: dict[str, Path]) -> N
     labels = torch.tensor([0, 1])
 
     def generate(guidance: Guidance) -> torch.Tensor:
-        return backbone.generate(modes, labels, noise, guidance, "ddim", 3, 1.0, 1.0, 1.0)
+        return backbone.generate(modes, labels, noise, guidance, Sampling("ddim", 3))
 
     plain = generate(Guidance(0.0))
     assert plain.shape == modes.shape
@@ -177,7 +178,7 @@ def test_pipelines_alone_give_the_same_as_unguided(saved: dict[str, Path]) -> No
     backbone = load_pipeline(folder, TRAIN.info, "a video of {}", 16, CPU)
     modes = torch.zeros(1, *backbone.latent_shape)
     noise = torch.randn(modes.shape, generator=torch.Generator().manual_seed(0))
-    ours = backbone.generate(modes, torch.tensor([1]), noise, Guidance(0.0), "ddim", 3, 1.0, 1.0, 1.0)
+    ours = backbone.generate(modes, torch.tensor([1]), noise, Guidance(0.0), Sampling("ddim", 3))
     pipe = LattePipeline.from_pretrained(folder)
     theirs = pipe(
         "a video of class 1", latents=noise.transpose(1, 2), height=16, width=16, num_inference_steps=3, guidance_scale=1.0,

@@ -16,6 +16,7 @@ from methods.gvd import shipped
 from methods.gvd.backbone import VideoDiffusion
 from methods.gvd.codec import LatentCodec
 from methods.gvd.guidance import Guidance
+from methods.gvd.sampling import Sampling
 from tests.tiny import tiny_split
 
 INFO = describe(MovingDigits(MovingDigits.Config()), "moving-digits")
@@ -49,7 +50,7 @@ def test_both_assets_use_them(tmp_path: Path) -> None:
     assert context.metrics["shipped_weights"] == 1
     assert backbone.latent_shape == codec.latent_shape
     noise = torch.randn(2, *codec.latent_shape)
-    latents = backbone.generate(noise, torch.tensor([0, 3]), noise, Guidance(0.0), "dpm++", 4, 1.0, 1.0, 3.0)
+    latents = backbone.generate(noise, torch.tensor([0, 3]), noise, Guidance(0.0), Sampling("dpm++", 4, shift=3.0))
     clips = codec.decode(latents).float()
     assert clips.shape == (2, *INFO.clip_shape)
     assert 0 < clips.mean() < 60, "mostly dark, as moving digits are"
