@@ -133,6 +133,8 @@ class MethodPlugin(Protocol):
 class EvaluatorPlugin(Protocol):
     """A network family. Modules take float clips (B, T, C, H, W), normalised, and return logits (B, classes).
 
+    The logits of a clip may depend on the other clips of its batch through torch's batch norm only: a CPU splits batches where
+    there is none.
     Where the module has ``embed(clips) -> (B, D)``, selection and matching methods can use it as a feature extractor.
     """
 

@@ -119,6 +119,47 @@ def test_a_streamed_split_trains_as_a_resident_one(monkeypatch: pytest.MonkeyPat
     assert torch.equal(weights(resident.model), weights(streamed.model))
 
 
+@pytest.mark.parametrize("soft_loss", [None, "kl", "mse+ce"])
+def test_a_cpu_trains_in_parts_what_it_would_train_at_once(monkeypatch: pytest.MonkeyPatch, soft_loss: str | None) -> None:
+    split = make_split(23)
+    soft = None if soft_loss is None else torch.randn(23, 3, generator=torch.Generator().manual_seed(0))
+    protocol = TrainingProtocol(epochs=4, batch=10, lr=0.05, soft_loss=soft_loss or "kl", standardise_batch=True)
+    seen: list[int] = []
+
+    def train() -> training.Trained:
+        def build() -> nn.Module:
+            model = TinyNet()
+            model.drop = nn.Identity()  # dropout draws another mask for every part
+            model.register_forward_pre_hook(lambda _, clips: seen.append(len(clips[0])))
+            return model
+
+        return train_network(build, split, split.labels, protocol, seed=0, device=CPU, soft_labels=soft)
+
+    whole, sizes = train(), tuple(seen)
+    assert sizes == (10, 10, 3) * 4
+    seen.clear()
+    monkeypatch.setattr(training, "CPU_PART", 4 * math.prod(SHAPE))
+    parted = train()
+    assert seen == [4, 4, 2, 4, 4, 2, 3] * 4
+    torch.testing.assert_close(weights(parted.model), weights(whole.model), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(parted.curve), torch.tensor(whole.curve), rtol=1e-4, atol=1e-6)
+    seen.clear()
+    logits = predict_logits(parted.model, split, protocol, CPU)
+    assert max(seen) == 4
+    monkeypatch.setattr(training, "CPU_PART", 1 << 30)
+    torch.testing.assert_close(logits, predict_logits(parted.model, split, protocol, CPU))
+
+
+def test_training_batch_norm_is_never_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CPU_PART", math.prod(SHAPE))
+    batch = torch.zeros(6, *SHAPE)
+    tied = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(math.prod(SHAPE)))
+    assert training.parts(tied, batch) == 1
+    assert training.parts(tied.eval(), batch) == 6
+    assert training.parts(TinyNet(), batch) == 6
+    assert training.parts(TinyNet(), batch.to("meta")) == 1
+
+
 def test_streaming_reads_only_the_rows_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split()
     array = np.memmap(tmp_path / "clips", np.uint8, "w+", shape=(24, *SHAPE))
