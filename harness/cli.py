@@ -308,9 +308,9 @@ def _run(config: Config, dry_run: bool) -> int:
     from harness.runner import execute, survey
     from harness.store import Store
 
-    console = Console()
+    console = Console(markup=False)  # names have brackets
     if not console.is_terminal:
-        console = Console(width=150)  # a log file wraps nothing
+        console = Console(width=250, markup=False)  # a log file wraps nothing
     plan = _plan(config)
     store = Store(config.run.results)
     state = survey(plan, store, config.run.rerun)
@@ -331,7 +331,7 @@ def _run(config: Config, dry_run: bool) -> int:
         if config.run.track:
             from harness.tracking import Mirror
 
-            observers.append(Mirror(store, report=lambda text: console.print(f"[yellow]tracking:[/] {text}", highlight=False)))
+            observers.append(Mirror(store, report=lambda text: console.print(f"tracking: {text}", style="yellow", highlight=False)))
         executor = _executor(config, store)
         observers.insert(0, Display(console, executor.describe()))
         code = execute(config, state, store, executor, observers, sys.argv)

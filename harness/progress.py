@@ -33,7 +33,7 @@ class Display:
         cells, cached = len(state.plan.cells), len(state.cached)
         self.console.print(f"{cells} cells, {cached} of them cached; {self.total} tasks to run on {self.where}", highlight=False)
         for line in state.damaged:
-            self.console.print(f"[yellow]warning:[/] {line}; it runs again", highlight=False)
+            self.console.print(f"warning: {line}; it runs again", style="yellow", highlight=False)
         if self.console.is_terminal and self.total:
             self.live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
@@ -92,10 +92,10 @@ class Display:
 @contextmanager
 def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with clips per second and remaining time on a terminal, a line every ten seconds elsewhere: call it with (done, total)."""
-    console, begun = Console(stderr=True), time.monotonic()
+    console, begun = Console(stderr=True, markup=False), time.monotonic()
     first: list[int] = []  # clips that were there already say nothing about the speed
     last = begun
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} clips, {task.fields[rate]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} clips, {task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None, rate="")
 
@@ -108,7 +108,7 @@ def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
             if not console.is_terminal and (now - last > 10 or done == total):
                 last = now
                 left = _clock((total - done) / rate) if rate else "?"
-                console.print(f"{what}: {done} of {total} clips, {rate:.1f} clips/s, {left} left", highlight=False, markup=False)
+                console.print(f"{what}: {done} of {total} clips, {rate:.1f} clips/s, {left} left", highlight=False)
 
         yield update
 

@@ -26,7 +26,7 @@ def print_plan(console: Console, plan: Plan, state: RunState) -> None:
     for kind, n in state.counts().items():
         counts.add_row(kind, str(n["total"]), str(n["done"]), str(n["to_do"]))
     console.print(counts)
-    console.print("[bold]parameters[/]", highlight=False)
+    console.print("parameters", style="bold", highlight=False)
     shown: dict[str, Mapping[str, Any]] = {}
     for task in plan.tasks.values():
         for kind in ("dataset", "asset", "method", "evaluator", "protocol"):
@@ -39,7 +39,7 @@ def print_plan(console: Console, plan: Plan, state: RunState) -> None:
     for entry in shown.values():
         spec, values = entry["spec"], ", ".join(f"{k}={v}" for k, v in entry["params"].items())
         _say(console, f"  {entry['what']} {spec.get('label', spec['name'])}: {values or 'no parameters'}")
-    console.print("[bold]cells[/]", highlight=False)
+    console.print("cells", style="bold", highlight=False)
     for cell in plan.cells[:_SHOWN_CELLS]:
         task = plan.tasks[cell.key]
         standing = "to do" if cell.key in state.to_do else state.records[cell.key]["status"]
@@ -105,8 +105,8 @@ def print_summary(console: Console, store: Store, plan: Plan, state: RunState) -
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    """A line as it is: brackets are no markup, and nothing is wrapped."""
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    """A line as it is: nothing is wrapped."""
+    console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def _spread(values: list[float | None], scale: float, digits: int) -> str:

@@ -67,6 +67,16 @@ def test_run_then_cached_then_extended(harness: Harness, tmp_path: Path) -> None
     assert {k: v for k, v in records(tmp_path).items() if k in made} == made
 
 
+def test_the_table_names_methods_and_networks_with_their_brackets(harness: Harness) -> None:
+    done = harness("run", "--methods", "gvd[teacher=tiny-net[width=2]],first", "--evaluators", "tiny-net,tiny-net[width=2]", "--ipc", "1", "--dry-run")
+    assert "method gvd[teacher=tiny-net[width=2]]:" in done.stdout
+    done = harness("run", "--methods", "k_means_real[teacher=tiny-net[width=2]],first", "--evaluators", "tiny-net,tiny-net[width=2]", "--ipc", "1")
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    shown = [line.split(" 1 hard ") for line in lines if " 1 hard " in line and "done" not in line]
+    methods, networks = ("first", "k_means_real[teacher=tiny-net[width=2]]"), ("tiny-net", "tiny-net[width=2]")
+    assert [(m, rest.split()[0]) for m, rest in shown] == [(m, n) for m in methods for n in networks], done.stdout + done.stderr
+
+
 def test_frame_fraction_counts_native_frames(harness: Harness, tmp_path: Path) -> None:
     assert harness("run", "--ipc", "2", "--seeds", "1").returncode == 0
     fractions = {r["metrics"]["frame_fraction"] for r in records(tmp_path).values() if r["kind"] == "distill"}
