@@ -95,7 +95,8 @@ def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     console, begun = Console(stderr=True, markup=False), time.monotonic()
     first: list[int] = []  # clips that were there already say nothing about the speed
     last = begun
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} clips, {task.fields[rate]}"))
+    counts = TextColumn("{task.completed:.0f}/{task.total:.0f} clips, {task.fields[rate]}")
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), counts)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None, rate="")
 

@@ -68,9 +68,10 @@ def test_run_then_cached_then_extended(harness: Harness, tmp_path: Path) -> None
 
 
 def test_the_table_names_methods_and_networks_with_their_brackets(harness: Harness) -> None:
-    done = harness("run", "--methods", "gvd[teacher=tiny-net[width=2]],first", "--evaluators", "tiny-net,tiny-net[width=2]", "--ipc", "1", "--dry-run")
+    both = ("--evaluators", "tiny-net,tiny-net[width=2]", "--ipc", "1")
+    done = harness("run", "--methods", "gvd[teacher=tiny-net[width=2]],first", *both, "--dry-run")
     assert "method gvd[teacher=tiny-net[width=2]]:" in done.stdout
-    done = harness("run", "--methods", "k_means_real[teacher=tiny-net[width=2]],first", "--evaluators", "tiny-net,tiny-net[width=2]", "--ipc", "1")
+    done = harness("run", "--methods", "k_means_real[teacher=tiny-net[width=2]],first", *both)
     lines = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
     shown = [line.split(" 1 hard ") for line in lines if " 1 hard " in line and "done" not in line]
     methods, networks = ("first", "k_means_real[teacher=tiny-net[width=2]]"), ("tiny-net", "tiny-net[width=2]")
