@@ -334,7 +334,7 @@ def _run(config: Config, dry_run: bool) -> int:
             observers.append(Mirror(store, report=lambda text: console.print(f"tracking: {text}", style="yellow", highlight=False)))
         executor = _executor(config, store)
         observers.insert(0, Display(console, executor.describe()))
-        code = execute(config, state, store, executor, observers, sys.argv)
+        code = execute(config, state, store, executor, observers, sys.argv[1:])
     from harness.summary import print_summary
 
     print_summary(console, store, plan, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 import uuid
@@ -101,10 +102,13 @@ def survey(plan: Plan, store: Store, rerun: str) -> RunState:
 
 
 def execute(
-    config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], command: Sequence[str]
+    config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], arguments: Sequence[str]
 ) -> str:
-    """Run what is to do. Returns "done", "failed" (some cell is not done) or "interrupted"; the executor is closed in every case."""
-    sweep = _open_sweep(config, state, store, command)
+    """Run what is to do. Returns "done", "failed" (some cell is not done) or "interrupted"; the executor is closed in every case.
+
+    arguments: those of the command line, kept so that the command can be pasted into a shell.
+    """
+    sweep = _open_sweep(config, state, store, arguments)
     run = _Run(config, state, store, executor, observers, sweep)
     status = "interrupted"
     try:
@@ -236,11 +240,11 @@ def cache_folder(config: Config, store: Store) -> str:
     return os.path.join(os.path.expanduser("~"), ".cache", "video-distillation-harness")
 
 
-def _open_sweep(config: Config, state: RunState, store: Store, command: Sequence[str]) -> dict[str, Any]:
+def _open_sweep(config: Config, state: RunState, store: Store, arguments: Sequence[str]) -> dict[str, Any]:
     started = now()
     sweep = {
         "id": f"{started[:19].replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:6]}",
-        "command": " ".join(command),
+        "command": shlex.join(["python", "-m", "harness", *arguments]),
         "started_at": started,
         "ended_at": None,
         "status": "running",

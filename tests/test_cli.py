@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -76,6 +77,16 @@ def test_the_table_names_methods_and_networks_with_their_brackets(harness: Harne
     shown = [line.split(" 1 hard ") for line in lines if " 1 hard " in line and "done" not in line]
     methods, networks = ("first", "k_means_real[teacher=tiny-net[width=2]]"), ("tiny-net", "tiny-net[width=2]")
     assert [(m, rest.split()[0]) for m, rest in shown] == [(m, n) for m in methods for n in networks], done.stdout + done.stderr
+
+
+def test_the_command_of_a_sweep_can_be_pasted_into_a_shell(harness: Harness, tmp_path: Path) -> None:
+    arguments = ["run", "--methods", "first,random", "--ipc", "1", "--set", "run.teacher=tiny-net[width=4]"]
+    assert harness(*arguments).returncode == 0
+    (path,) = (tmp_path / "results" / "sweeps").glob("*.json")
+    command = shlex.split(json.loads(path.read_text())["command"])
+    assert command[:3] == ["python", "-m", "harness"]
+    given = iter(command)
+    assert all(argument in given for argument in arguments), command  # in this order
 
 
 def test_frame_fraction_counts_native_frames(harness: Harness, tmp_path: Path) -> None:
