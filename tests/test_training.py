@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +161,14 @@ def test_training_batch_norm_is_never_split(monkeypatch: pytest.MonkeyPatch) -> 
     assert training.parts(tied.eval(), batch) == 6
     assert training.parts(TinyNet(), batch) == 6
     assert training.parts(TinyNet(), batch.to("meta")) == 1
+
+
+@pytest.mark.parametrize("given, expected", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")])
+def test_threads_do_not_spin_for_long_unless_asked_to(given: dict[str, str], expected: str) -> None:
+    bare = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import sys, os, harness; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=bare | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 def test_streaming_reads_only_the_rows_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
