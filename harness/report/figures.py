@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
+LEGEND_ROW_INCHES = 0.15
 _LEAST_POINTS = 10.0
 """Percentage points that an accuracy axis spans at least, so that noise does not look like a difference."""
 _MARKERS = "osD^vPX<>hp*"
@@ -272,7 +273,7 @@ def _per_row(count: int) -> int:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, below them: each name once, the reference lines last."""
+    """One legend for all panels, below them: each name once, the reference lines last. Its rows make the figure higher."""
     entries: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -281,6 +282,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     names = [name for name in entries if name not in last] + last
     longest = max(map(len, names))
     columns = max(1, min(len(names), int(figure.get_figwidth() / (0.075 * longest + 0.45))))
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * (math.ceil(len(names) / columns) - 1))
     figure.legend([entries[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2)
 
 

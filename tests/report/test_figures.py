@@ -39,6 +39,18 @@ def test_accuracy_has_a_panel_for_each_evaluator_and_a_point_for_each_budget() -
     assert "5 seeds" in picture.caption and "sample standard deviation" in picture.caption
 
 
+def test_long_names_in_the_legend_take_no_room_from_the_panels() -> None:
+    heights = []
+    for length in (0, 90):
+        levels = {"random": 0.3} | {f"m{i}" + "x" * length: 0.4 for i in range(9)}
+        groups = grid(levels, evaluators=("a", "b", "c"))
+        picture = accuracy_figure(groups, make_palette(list(levels)), {})
+        assert picture is not None
+        assert picture.png  # the layout is made when it is drawn
+        heights.append(picture.figure.axes[0].get_window_extent().height / picture.figure.dpi)
+    assert heights[0] > 1.1 and heights[1] == pytest.approx(heights[0], rel=0.1)
+
+
 def test_reference_lines() -> None:
     rows = [*column("random", 1, RANDOM, per_class_accuracy=[0.5] * 4), row("full", None, 0, 0.9)]
     picture = accuracy_figure(gather(rows), make_palette(LABELS), {})
