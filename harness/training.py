@@ -121,7 +121,8 @@ def _train(
             batch = standardise(batch)
         optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
-        for part, own in zip(*(x.chunk(parts(model, batch)) for x in (batch, rows.to(device))), strict=True):
+        count = parts(model, batch)
+        for part, own in zip(batch.chunk(count), rows.to(device).chunk(count), strict=True):
             with autocast():
                 logits = model(part)
             loss = _loss(logits.float(), labels[own], None if soft_labels is None else soft_labels[own], protocol)
