@@ -15,8 +15,9 @@ from urllib.parse import unquote
 import pytest
 
 from harness.errors import StoreError, UsageError
+from harness.mlflow_runs import EXPERIMENT, KEY, METRICS, OWNER, PARAMS, SWEEP
 from harness.store import Store
-from harness.tracking import EXPERIMENT, KEY, METRICS, OWNER, PARAMS, SWEEP, Mirror, rebuild_mirror, tracking_uri, ui_addresses, ui_command
+from harness.tracking import Mirror, rebuild_mirror, tracking_uri, ui_addresses, ui_command
 from tests.report.records import Builder
 
 pytest.importorskip("mlflow")
