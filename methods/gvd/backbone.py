@@ -1,7 +1,8 @@
 """Backbone: class-conditional video diffusion in latent space, trained on the training split.
 
 A 2-D U-Net (diffusers' UNet2DModel) sees the frames of a clip as channels: every convolution mixes all frames, so motion is learned at
-every level, at the cost of an image model. It is trained by flow matching,
+every level, at the cost of an image model. Few channels are then left for what is in a frame; with ``frame_width`` a finer level around
+it draws every frame by itself, and the levels that mix frames decide where things go. It is trained by flow matching,
 
     x_t = (1 - t) x0 + t eps,      v = eps - x0 = (x_t - x0) / t,      t in (0, 1),
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +40,7 @@ SMALLEST_T = 0.05
 class Architecture:
     """What decides the network: the latent shape (F, c, h, w), the classes, its size, and what its output is.
 
-    Files without the last were made when every network predicted the velocity.
+    Files without ``predicts`` were made when every network predicted the velocity.
     """
 
     latent_shape: tuple[int, int, int, int]
@@ -48,6 +50,7 @@ class Architecture:
     layers: int
     torus: bool
     predicts: str = "velocity"
+    frame_width: int = 0
 
 
 class VideoUNet(nn.Module):
@@ -59,6 +62,9 @@ class VideoUNet(nn.Module):
 
         self.architecture = architecture
         frames, channels, h, w = architecture.latent_shape
+        self.frames = FrameLevel(architecture) if architecture.frame_width else None
+        if architecture.frame_width:
+            channels, h, w = architecture.frame_width, h // 2, w // 2
         widths = tuple(architecture.width * m for m in architecture.multipliers)
         levels = len(widths)
         network: Any = UNet2DModel(
@@ -82,8 +88,62 @@ class VideoUNet(nn.Module):
                     module.padding_mode = "circular"
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        out: Tensor = self.net(x.flatten(1, 2), t * 1000, labels).sample.view_as(x)
+        out: Tensor = self._mix(x, t * 1000, labels) if self.frames is None else self.frames(x, t * 1000, labels, self._mix)
         return out if self.architecture.predicts == "velocity" else velocity_to(out, x, t)
+
+
+    def _mix(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        out: Tensor = self.net(x.flatten(1, 2), t, labels).sample.view_as(x)
+        return out
+
+
+class FrameLevel(nn.Module):
+    """The finest level of a network, with the same weights for every frame; ``mix`` sees all frames at half the resolution.
+
+    (B, F, c, h, w), t (B,) in [0, 1000], classes (B,), mix: (B, F, frame_width, h / 2, w / 2) -> like the first.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        from diffusers.models.downsampling import Downsample2D
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+        from diffusers.models.resnet import ResnetBlock2D
+        from diffusers.models.upsampling import Upsample2D
+
+        frames, channels, _, _ = architecture.latent_shape
+        width = architecture.frame_width
+        embedding, groups = 4 * width, math.gcd(8, width)
+
+        def block(inside: int) -> nn.Module:
+            return ResnetBlock2D(
+                in_channels=inside, out_channels=width, temb_channels=embedding, groups=groups, time_embedding_norm="scale_shift"
+            )
+
+        self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time = TimestepEmbedding(width, embedding)
+        self.label = nn.Embedding(architecture.classes + 1, embedding)
+        self.frame = nn.Embedding(frames, embedding)
+        self.into = nn.Conv2d(channels, width, 3, padding=1)
+        self.down = nn.ModuleList(block(width) for _ in range(architecture.layers))
+        self.shrink = Downsample2D(width, use_conv=True)
+        self.grow = Upsample2D(width, use_conv=True)
+        self.up = nn.ModuleList(block(width if layer else 2 * width) for layer in range(architecture.layers + 1))
+        self.norm = nn.GroupNorm(groups, width)
+        self.out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        embedding = self.time(self.frequencies(t).to(x.dtype)) + self.label(labels)
+        embedding = (embedding[:, None] + self.frame.weight).flatten(0, 1)
+        fine = self.into(x.flatten(0, 1))
+        for layer in self.down:
+            fine = layer(fine, embedding)
+        coarse = self.shrink(fine).unflatten(0, x.shape[:2])
+        coarse = coarse + mix(coarse, t, labels)
+        fine = torch.cat([self.grow(coarse.flatten(0, 1)), fine], 1)
+        for layer in self.up:
+            fine = layer(fine, embedding)
+        out: Tensor = self.out(nn.functional.silu(self.norm(fine)))
+        return out.view_as(x)
 
 
 def velocity_to(x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -128,8 +188,11 @@ class VideoDiffusion:
         """Residual blocks of a level."""
         predicts: Literal["x0", "velocity"] = "x0"
         """What the network's output is; the loss is that of the velocity either way."""
+        frame_width: int = 0
+        """Channels of a finer level around those that draws every frame by itself, with weights that all frames share; 0: none."""
         torus: bool = False
-        """For canvases that wrap around: circular convolutions, and random cyclic shifts of whole clips in training."""
+        """For canvases that wrap around: circular convolutions (the level of ``frame_width`` keeps its borders, which costs less), and
+        random cyclic shifts of whole clips in training."""
         steps: int = 20000
         """Training steps."""
         seconds: float = 900
@@ -172,6 +235,7 @@ class VideoDiffusion:
             config.layers,
             config.torus,
             config.predicts,
+            config.frame_width,
         )
         trainer = Trainer(architecture, config, context.device)
         trainer.run(latents, train.labels, context)

@@ -17,8 +17,8 @@ from harness.errors import HarnessError
 from harness.plugin import Context
 from harness.protocol import TrainingProtocol
 from methods.gvd import GVD
-from methods.gvd.backbone import Architecture, Backbone, Trainer, VideoDiffusion, VideoUNet, encode_all, pack, roll, unpack
-from methods.gvd.codec import LatentCodec, PatchCodec, reconstruction_error
+from methods.gvd.backbone import Architecture, Backbone, FrameLevel, Trainer, VideoDiffusion, VideoUNet, encode_all, pack, roll, unpack
+from methods.gvd.codec import LatentCodec, PatchCodec, pack_json, reconstruction_error, unpack_json
 from methods.gvd.compose import frame_run, place_runs
 from methods.gvd.guidance import Guidance
 from methods.gvd.modes import find_modes
@@ -251,16 +251,17 @@ def test_composition_by_hand() -> None:
 def train(tmp_path: Path, steps: int, **params: Any) -> Trainer:
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
     config = VideoDiffusion.Config(**{"width": 16, "multipliers": (1,), "steps": steps, "batch": 4, **params})
-    architecture = Architecture(codec.latent_shape, 3, config.width, config.multipliers, 1, config.torus, config.predicts)
+    size = (config.width, config.multipliers, 1, config.torus, config.predicts, config.frame_width)
+    architecture = Architecture(codec.latent_shape, 3, *size)
     trainer = Trainer(architecture, config, CPU)
     context = SimpleNamespace(scratch=tmp_path, progress=lambda done, total: None)
     trainer.run(encode_all(codec, TRAIN, tmp_path / "latents.npy", CPU), TRAIN.labels, context)  # type: ignore[arg-type]
     return trainer
 
 
-@pytest.mark.parametrize("predicts", ["x0", "velocity"])
-def test_training_lowers_the_loss(predicts: str, tmp_path: Path) -> None:
-    trainer = train(tmp_path, 100, lr=3e-3, predicts=predicts)
+@pytest.mark.parametrize("params", [{"predicts": "x0"}, {"predicts": "velocity"}, {"frame_width": 8}])
+def test_training_lowers_the_loss(params: dict[str, Any], tmp_path: Path) -> None:
+    trainer = train(tmp_path, 100, lr=3e-3, **params)
     assert trainer.step == 100
     assert trainer.curve[-1][1] < 0.95 * trainer.curve[0][1]
 
@@ -277,9 +278,36 @@ def test_the_velocity_follows_from_the_predicted_x0() -> None:
     torch.testing.assert_close(velocity, expected)
 
 
-def test_weights_say_what_they_predict() -> None:
-    network = VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False, "x0"))
+def test_weights_say_what_their_network_is() -> None:
+    network = VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False, "x0", 8))
     assert unpack(pack(network, {})).architecture == network.architecture
+
+
+def test_weights_from_before_the_frame_level_load() -> None:
+    tensors = pack(VideoUNet(Architecture((4, 4, 8, 8), 3, 16, (1,), 1, False)), {})
+    described = unpack_json(tensors["description"])
+    del described["architecture"]["predicts"], described["architecture"]["frame_width"]
+    architecture = unpack({**tensors, "description": pack_json(described)}).architecture
+    assert (architecture.predicts, architecture.frame_width) == ("velocity", 0)
+
+
+def test_on_a_torus_moved_clips_give_moved_answers() -> None:
+    torch.manual_seed(0)
+    network = VideoUNet(Architecture((4, 4, 16, 16), 3, 16, (1, 1), 1, True, "x0")).eval()
+    x, t, labels = torch.randn(2, 4, 4, 16, 16), torch.tensor([0.9, 0.3]), torch.tensor([0, 3])
+    with torch.inference_mode():
+        moved = network(x.roll((4, 8), (3, 4)), t, labels)  # whole cells of the coarsest level
+        torch.testing.assert_close(moved, network(x, t, labels).roll((4, 8), (3, 4)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_frame_level_draws_every_frame_by_itself() -> None:
+    level = FrameLevel(Architecture((4, 2, 8, 8), 3, 16, (1,), 1, False, "x0", 8)).eval()
+    x, t, labels = torch.randn(1, 4, 2, 8, 8), torch.tensor([500.0]), torch.tensor([1])
+    other = x.clone()
+    other[:, 2] += 1
+    with torch.inference_mode():
+        a, b = (level(clip, t, labels, lambda coarse, t, labels: torch.zeros_like(coarse)) for clip in (x, other))
+    assert [torch.equal(a[:, f], b[:, f]) for f in range(4)] == [True, True, False, True]
 
 
 def test_training_resumes_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
