@@ -88,9 +88,9 @@ class VideoUNet(nn.Module):
                     module.padding_mode = "circular"
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        out: Tensor = self._mix(x, t * 1000, labels) if self.frames is None else self.frames(x, t * 1000, labels, self._mix)
+        steps = t * 1000
+        out: Tensor = self._mix(x, steps, labels) if self.frames is None else self.frames(x, steps, labels, self._mix)
         return out if self.architecture.predicts == "velocity" else velocity_to(out, x, t)
-
 
     def _mix(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         out: Tensor = self.net(x.flatten(1, 2), t, labels).sample.view_as(x)
