@@ -310,6 +310,12 @@ def test_the_frame_level_draws_every_frame_by_itself() -> None:
     assert [torch.equal(a[:, f], b[:, f]) for f in range(4)] == [True, True, False, True]
 
 
+@pytest.mark.parametrize(("side", "multipliers", "frame_width"), [(15, (1, 2), 0), (14, (1, 2, 2), 0), (14, (1, 1), 8)])
+def test_latents_that_cannot_be_halved_are_refused(side: int, multipliers: tuple[int, ...], frame_width: int) -> None:
+    with pytest.raises(ValueError, match=f"latents of {side}x{side} cannot be halved"):
+        VideoUNet(Architecture((4, 4, side, side), 3, 16, multipliers, 1, False, "x0", frame_width))
+
+
 def test_training_resumes_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
