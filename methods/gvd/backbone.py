@@ -186,15 +186,15 @@ class VideoDiffusion:
     class Config:
         codec: str = "patch"
         """Latents: the kind of the asset latent_codec."""
-        width: int = 48
-        """Channels of the first level."""
-        multipliers: tuple[int, ...] = (1, 2, 2)
-        """Channels of each level in units of ``width``; a level halves the size."""
+        width: int = 96
+        """Channels of the first level that mixes frames."""
+        multipliers: tuple[int, ...] = (1, 1)
+        """Channels of each of these levels in units of ``width``; from one to the next the size halves."""
         layers: int = 1
         """Residual blocks of a level."""
         predicts: Literal["x0", "velocity"] = "x0"
         """What the network's output is; the loss is that of the velocity either way."""
-        frame_width: int = 0
+        frame_width: int = 32
         """Channels of a finer level around those that draws every frame by itself, with weights that all frames share; 0: none."""
         torus: bool = False
         """For canvases that wrap around: circular convolutions (the level of ``frame_width`` keeps its borders, which costs less), and

@@ -250,7 +250,7 @@ def test_composition_by_hand() -> None:
 
 def train(tmp_path: Path, steps: int, **params: Any) -> Trainer:
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
-    config = VideoDiffusion.Config(**{"width": 16, "multipliers": (1,), "steps": steps, "batch": 4, **params})
+    config = VideoDiffusion.Config(**{"width": 16, "multipliers": (1,), "frame_width": 0, "steps": steps, "batch": 4, **params})
     size = (config.width, config.multipliers, 1, config.torus, config.predicts, config.frame_width)
     architecture = Architecture(codec.latent_shape, 3, *size)
     trainer = Trainer(architecture, config, CPU)
@@ -344,7 +344,7 @@ def test_training_resumes_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
 def test_the_asset_stores_what_it_loads(tmp_path: Path) -> None:
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
     context = make_context(tmp_path, codec=codec)
-    asset = VideoDiffusion(VideoDiffusion.Config(width=16, multipliers=(1, 1), steps=2, batch=4, torus=True))
+    asset = VideoDiffusion(VideoDiffusion.Config(width=16, multipliers=(1, 1), frame_width=8, steps=2, batch=4, torus=True))
     tensors = asset.build(TRAIN, context)
     assert context.metrics["shipped_weights"] == 0
     assert context.metrics["samples_seen"] == 8
