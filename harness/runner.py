@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from harness.config import Config
+from harness.errors import StoreError
 from harness.executors import Executor, Outcome
 from harness.plan import KINDS, Plan, Task, walk
 from harness.provenance import collect_environment, collect_provenance
@@ -149,6 +150,9 @@ class _Run:
                 if not self.executor.can_take(job):
                     break  # in order: a small task may not starve the asset that others wait for
                 waiting.remove(task)
+                if (done := self._done_meanwhile(task)) is not None:
+                    self._finish(task, Outcome(task.key, done))
+                    continue
                 self.running[task.key] = task
                 self.executor.submit(job)
                 for observer in self.observers:
@@ -193,8 +197,18 @@ class _Run:
     def _ready(self, task: Task) -> bool:
         return all(k not in self.state.to_do or self.state.ended.get(k) == "done" for k in task.inputs.values())
 
+    def _done_meanwhile(self, task: Task) -> dict[str, Any] | None:
+        """The record of a task that another run on the same results folder has finished since the survey."""
+        try:
+            stored = self.store.read_record(task.key)
+        except StoreError:
+            return None  # damaged: the survey has said so, and it is written anew
+        if stored is None or stored["status"] != "done" or stored == self.state.records.get(task.key):
+            return None
+        return stored
+
     def _finish(self, task: Task, outcome: Outcome) -> None:
-        record = outcome.record
+        record = outcome.record or self._done_meanwhile(task)
         if record is None:
             record = {**new_record(self._job(task)), "status": outcome.status, "reason": outcome.reason}
             self.store.write_record(record)

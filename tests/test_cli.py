@@ -254,6 +254,39 @@ def test_ctrl_c_marks_and_resumes(bench: Path, tmp_path: Path) -> None:
     assert not list((results / "running").glob("*.json"))
 
 
+def start_beside(bench: Path, tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[str], dict[str, dict]]:
+    """A run that sleeps in its second method, and the records after another run on the same results folder did the rest of the work."""
+    marker, results = tmp_path / "marker", tmp_path / "results"
+    command = [sys.executable, "-m", "harness", "run", "--config", str(bench), "--plugin", str(TINY), "--results", str(results)]
+    command += ["--methods", f"misbehave[how=slow-once,marker={marker}],first", "--ipc", "1", "--seeds", "1", "--no-reference"]
+    process = subprocess.Popen([*command, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not Path(f"{marker}.sleeps").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    marker.touch()
+    other = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert other.returncode == 0, other.stdout + other.stderr
+    return process, records(tmp_path)
+
+
+def test_ctrl_c_leaves_what_another_run_has_done(bench: Path, tmp_path: Path) -> None:
+    process, done = start_beside(bench, tmp_path)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert records(tmp_path) == done
+
+
+def test_what_another_run_has_done_is_not_done_again(bench: Path, tmp_path: Path) -> None:
+    process, done = start_beside(bench, tmp_path, "--timeout", "25")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output  # its distillation came too late, but all cells are there
+    cells = {k: r for k, r in done.items() if r["kind"] == "evaluate"}
+    assert len(cells) == 2
+    assert {k: r for k, r in records(tmp_path).items() if r["kind"] == "evaluate"} == cells
+
+
 def test_a_broken_plugin_is_listed_and_breaks_nothing(harness: Harness, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_of_this_name\n")

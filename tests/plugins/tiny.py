@@ -136,6 +136,7 @@ class Misbehave:
         if how == "oom":
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
         if how == "slow-once" and not Path(self.config.marker).exists():
+            Path(f"{self.config.marker}.sleeps").touch()
             time.sleep(60)
         if how == "once" and not Path(self.config.marker).exists():
             raise RuntimeError("not yet")
