@@ -66,7 +66,8 @@ class VideoUNet(nn.Module):
         if h % 2**halvings or w % 2**halvings:
             raise ValueError(
                 f"video_diffusion: latents of {h}x{w} cannot be halved {halvings} times, as multipliers {list(architecture.multipliers)} "
-                f"and frame_width {architecture.frame_width} do; use fewer multipliers, or a patch of latent_codec that leaves an even size"
+                f"and frame_width {architecture.frame_width} do; use fewer multipliers, or a patch of latent_codec that leaves "
+                f"a multiple of {2**halvings}"
             )
         self.frames = FrameLevel(architecture) if architecture.frame_width else None
         if architecture.frame_width:
