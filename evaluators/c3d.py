@@ -13,8 +13,6 @@ place as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from evaluators.sizes import is_small
@@ -28,26 +26,21 @@ STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 class C3DEvaluator:
     """C3D: eight 3x3x3 convolutions and three fully connected layers (Tran et al. 2015)."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the first convolution, the others have 2, 4 and 8 times as many; 0: 64 as published, 8 for clips below 8x43x43."""
-        depth: int = 0
-        """Stages of convolutions that are kept, 1 to 5; 0: 5 as published, 3 for clips below 8x43x43."""
-        hidden: int = 0
-        """Units of fc6 and fc7; 0: 64 times the width, which is 4,096 as published, 16 times for clips below 8x43x43."""
-        dropout: float = -1.0
-        """Dropout after fc6 and fc7; below 0: 0.5 as published, none for clips below 8x43x43."""
+    width: int = 0
+    """Channels of the first convolution, the others have 2, 4 and 8 times as many; 0: 64 as published, 8 for clips below 8x43x43."""
+    depth: int = 0
+    """Stages of convolutions that are kept, 1 to 5; 0: 5 as published, 3 for clips below 8x43x43."""
+    hidden: int = 0
+    """Units of fc6 and fc7; 0: 64 times the width, which is 4,096 as published, 16 times for clips below 8x43x43."""
+    dropout: float = -1.0
+    """Dropout after fc6 and fc7; below 0: 0.5 as published, none for clips below 8x43x43."""
 
-        def __post_init__(self) -> None:
-            if self.width < 0 or self.hidden < 0 or not 0 <= self.depth <= len(STAGES):
-                raise ValueError(
-                    f"width and hidden must be 0 or more and depth 0 to {len(STAGES)}, "
-                    f"got width={self.width}, depth={self.depth}, hidden={self.hidden}"
-                )
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.width < 0 or self.hidden < 0 or not 0 <= self.depth <= len(STAGES):
+            raise ValueError(
+                f"width and hidden must be 0 or more and depth 0 to {len(STAGES)}, "
+                f"got width={self.width}, depth={self.depth}, hidden={self.hidden}"
+            )
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         t, _, h, w = clip_shape
@@ -55,10 +48,10 @@ class C3DEvaluator:
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)
-        width = self.config.width or (8 if small else 64)
-        depth = self.config.depth or (3 if small else len(STAGES))
-        hidden = self.config.hidden or (16 if small else 64) * width
-        dropout = self.config.dropout if self.config.dropout >= 0 else 0.0 if small else 0.5
+        width = self.width or (8 if small else 64)
+        depth = self.depth or (3 if small else len(STAGES))
+        hidden = self.hidden or (16 if small else 64) * width
+        dropout = self.dropout if self.dropout >= 0 else 0.0 if small else 0.5
         return C3D(clip_shape, classes, width, depth, hidden, dropout)
 
 

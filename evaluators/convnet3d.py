@@ -12,8 +12,6 @@ the channels is the default there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from evaluators.sizes import is_small
@@ -24,29 +22,24 @@ from harness import evaluator
 class ConvNet3DEvaluator:
     """ConvNet3D / MiniC3D: three 3-D convolutions without normalisation, the field's default."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the first stage, the others have twice as many; 0: 64 as released, 16 for clips below 8x43x43."""
-        depth: int = 3
-        """Convolution stages, 1 to 4."""
-        dropout: float = 0.5
-        """Dropout before the head."""
+    width: int = 0
+    """Channels of the first stage, the others have twice as many; 0: 64 as released, 16 for clips below 8x43x43."""
+    depth: int = 3
+    """Convolution stages, 1 to 4."""
+    dropout: float = 0.5
+    """Dropout before the head."""
 
-        def __post_init__(self) -> None:
-            if self.width < 0 or not 1 <= self.depth <= 4:
-                raise ValueError(f"width must be 0 or more and depth 1 to 4, got width={self.width}, depth={self.depth}")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.width < 0 or not 1 <= self.depth <= 4:
+            raise ValueError(f"width must be 0 or more and depth 1 to 4, got width={self.width}, depth={self.depth}")
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         t, _, h, w = clip_shape
         return None if t >= 2 and min(h, w) >= 16 else f"convnet3d needs 2 frames of 16x16 or more, the clips are {t}x{h}x{w}"
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        width = self.config.width or (16 if is_small(clip_shape) else 64)
-        return ConvNet3D(clip_shape, classes, width, self.config.depth, self.config.dropout)
+        width = self.width or (16 if is_small(clip_shape) else 64)
+        return ConvNet3D(clip_shape, classes, width, self.depth, self.dropout)
 
 
 class ConvNet3D(nn.Module):

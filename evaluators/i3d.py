@@ -10,8 +10,6 @@ an eighth of the channels and the first group alone by default; no pooling shrin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -37,21 +35,16 @@ STEM = (64, 64, 192)
 class I3DEvaluator:
     """I3D: Inception-v1 inflated to three dimensions (Carreira and Zisserman 2017), from scratch."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: float = 0
-        """Factor on all channels; 0: 1 as published, 0.125 for clips below 8x43x43."""
-        depth: int = 0
-        """Groups of Inception modules that are kept, 1 to 3; 0: 3 as published, 1 for clips below 8x43x43."""
-        dropout: float = 0.5
-        """Dropout before the classifier."""
+    width: float = 0
+    """Factor on all channels; 0: 1 as published, 0.125 for clips below 8x43x43."""
+    depth: int = 0
+    """Groups of Inception modules that are kept, 1 to 3; 0: 3 as published, 1 for clips below 8x43x43."""
+    dropout: float = 0.5
+    """Dropout before the classifier."""
 
-        def __post_init__(self) -> None:
-            if self.width < 0 or not 0 <= self.depth <= len(GROUPS):
-                raise ValueError(f"width must be 0 or more and depth 0 to {len(GROUPS)}, got width={self.width}, depth={self.depth}")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.width < 0 or not 0 <= self.depth <= len(GROUPS):
+            raise ValueError(f"width must be 0 or more and depth 0 to {len(GROUPS)}, got width={self.width}, depth={self.depth}")
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         t, _, h, w = clip_shape
@@ -59,8 +52,8 @@ class I3DEvaluator:
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)
-        width = self.config.width or (0.125 if small else 1.0)
-        return I3D(clip_shape, classes, width, self.config.depth or (1 if small else len(GROUPS)), self.config.dropout)
+        width = self.width or (0.125 if small else 1.0)
+        return I3D(clip_shape, classes, width, self.depth or (1 if small else len(GROUPS)), self.dropout)
 
 
 class I3D(nn.Module):

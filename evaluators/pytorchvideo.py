@@ -9,7 +9,6 @@ unmaintained and its transforms no longer import on current torchvision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,15 +24,10 @@ STAGES = 4
 class I3DR50:
     """I3D on ResNet-50: 3-D convolutions inflated from a residual network."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the stem; 0: 64 as published, 16 for clips below 8x43x43."""
-        depth: int = 0
-        """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the stem; 0: 64 as published, 16 for clips below 8x43x43."""
+    depth: int = 0
+    """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs("i3d_r50", clip_shape)
@@ -43,7 +37,7 @@ class I3DR50:
 
         net = create_resnet(
             input_channel=clip_shape[1],
-            stem_dim_out=self.config.width or (16 if is_small(clip_shape) else 64),
+            stem_dim_out=self.width or (16 if is_small(clip_shape) else 64),
             stem_conv_kernel_size=(5, 7, 7),
             stage1_pool=nn.MaxPool3d,
             stage_conv_a_kernel_size=(
@@ -55,22 +49,17 @@ class I3DR50:
         )
         # Stem, stage 1, a pooling over time, stages 2 to 4, head.
         blocks = list(net.blocks[:-1])
-        return Pooled([blocks[0], nn.Sequential(blocks[1], blocks[2]), *blocks[3:]], clip_shape, classes, self.config.depth)
+        return Pooled([blocks[0], nn.Sequential(blocks[1], blocks[2]), *blocks[3:]], clip_shape, classes, self.depth)
 
 
 @evaluator("r2plus1d")
 class R2Plus1D:
     """R(2+1)D-50: convolutions factored into space and time (Tran et al. 2018)."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the stem; 0: 64 as published, 16 for clips below 8x43x43."""
-        depth: int = 0
-        """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the stem; 0: 64 as published, 16 for clips below 8x43x43."""
+    depth: int = 0
+    """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs("r2plus1d", clip_shape)
@@ -78,28 +67,23 @@ class R2Plus1D:
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         from pytorchvideo.models.r2plus1d import create_r2plus1d
 
-        width = self.config.width or (16 if is_small(clip_shape) else 64)
+        width = self.width or (16 if is_small(clip_shape) else 64)
         net = create_r2plus1d(input_channel=clip_shape[1], stem_dim_out=width, dropout_rate=0.5)
-        return Pooled(list(net.blocks[:-1]), clip_shape, classes, self.config.depth)
+        return Pooled(list(net.blocks[:-1]), clip_shape, classes, self.depth)
 
 
 @evaluator("slowfast")
 class SlowFast:
     """SlowFast-R50: a slow pathway of every fourth frame and a narrow one of all frames (Feichtenhofer et al. 2019)."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the slow stem, a multiple of 8; 0: 64 as published, 16 for clips below 8x43x43."""
-        depth: int = 0
-        """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
+    width: int = 0
+    """Channels of the slow stem, a multiple of 8; 0: 64 as published, 16 for clips below 8x43x43."""
+    depth: int = 0
+    """Residual stages kept, 1 to 4; 0: all 4, and 2 of one block each for clips below 8x43x43."""
 
-        def __post_init__(self) -> None:
-            if self.width % 8:
-                raise ValueError(f"width must be a multiple of 8, got {self.width}")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.width % 8:
+            raise ValueError(f"width must be a multiple of 8, got {self.width}")
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs("slowfast", clip_shape, frames=SlowFastNet.ALPHA + 1)
@@ -107,25 +91,20 @@ class SlowFast:
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         from pytorchvideo.models.slowfast import create_slowfast
 
-        width = self.config.width or (16 if is_small(clip_shape) else 64)
+        width = self.width or (16 if is_small(clip_shape) else 64)
         net = create_slowfast(input_channels=(clip_shape[1],) * 2, stem_dim_outs=(width, width // 8))
         # Stem, four stages, pooling, head: the last two are replaced.
-        return SlowFastNet(list(net.blocks[:-2]), clip_shape, classes, self.config.depth)
+        return SlowFastNet(list(net.blocks[:-2]), clip_shape, classes, self.depth)
 
 
 @evaluator("x3d")
 class X3D:
     """X3D-S/M: a network expanded along width, depth and time, with few parameters (Feichtenhofer 2020)."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: float = 0
-        """Factor on the width; 0: 2 as published, 1 for clips below 8x43x43."""
-        depth: float = 0
-        """Factor on the depth; 0: 2.2 as published, 0.5 (one to four blocks a stage) for clips below 8x43x43."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: float = 0
+    """Factor on the width; 0: 2 as published, 1 for clips below 8x43x43."""
+    depth: float = 0
+    """Factor on the depth; 0: 2.2 as published, 0.5 (one to four blocks a stage) for clips below 8x43x43."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs("x3d", clip_shape)
@@ -135,22 +114,17 @@ class X3D:
 
     def _factors(self, clip_shape: tuple[int, int, int, int]) -> tuple[float, float]:
         small = is_small(clip_shape)
-        return self.config.width or (1.0 if small else 2.0), self.config.depth or (0.5 if small else 2.2)
+        return self.width or (1.0 if small else 2.0), self.depth or (0.5 if small else 2.2)
 
 
 @evaluator("mvit")
 class MViT:
     """MViT-B: a multiscale vision transformer (Fan et al. 2021)."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the patch embedding; 0: 96 as published, 24 for clips below 8x43x43."""
-        depth: int = 0
-        """Transformer blocks; 0: 16 as published, 4 for clips below 8x43x43."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the patch embedding; 0: 96 as published, 24 for clips below 8x43x43."""
+    depth: int = 0
+    """Transformer blocks; 0: 16 as published, 4 for clips below 8x43x43."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         t, _, h, w = clip_shape
@@ -160,7 +134,7 @@ class MViT:
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)
-        return MViTNet(clip_shape, classes, self.config.width or (24 if small else 96), self.config.depth or (4 if small else 16))
+        return MViTNet(clip_shape, classes, self.width or (24 if small else 96), self.depth or (4 if small else 16))
 
 
 def needs(name: str, clip_shape: tuple[int, int, int, int], frames: int = 2) -> str | None:

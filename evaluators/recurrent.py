@@ -9,8 +9,6 @@ Frames below 43 pixels get 16 channels by default, and a GRU as wide as their 25
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from evaluators.sizes import SMALLEST_EXACT
@@ -23,57 +21,42 @@ CROP = 64
 class CnnGru:
     """CNN+GRU: a frame encoder and a one-layer GRU, averaged over time."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs_pixels("cnn_gru", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "gru")
+        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "gru")
 
 
 @evaluator("cnn_lstm")
 class CnnLstm:
     """CNN+LSTM: a frame encoder and a one-layer LSTM as wide as its features, averaged over time."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs_pixels("cnn_lstm", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "lstm")
+        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "lstm")
 
 
 @evaluator("cnn_mean")
 class CnnMean:
     """CNN+mean: frame features averaged over time, blind to the order of frames."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 0
-        """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 0
+    """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return needs_pixels("cnn_mean", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.config.width or default_width(clip_shape), "mean")
+        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "mean")
 
 
 def has_small_frames(clip_shape: tuple[int, int, int, int]) -> bool:

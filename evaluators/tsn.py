@@ -7,7 +7,6 @@ in place of the average, so that the order of frames counts.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -19,33 +18,28 @@ from harness import evaluator
 class TsnEvaluator:
     """TSN: any frame backbone of timm, averaged over time or read by a GRU."""
 
-    @dataclass(frozen=True)
-    class Config:
-        backbone: str = "resnet18"
-        """Name of a timm model, from scratch."""
-        pooling: Literal["mean", "gru"] = "mean"
-        """Over time: mean of the frame features, or the mean output of a one-layer GRU of the same size."""
-        dropout: float = 0.5
-        """Dropout before the classifier."""
+    backbone: str = "resnet18"
+    """Name of a timm model, from scratch."""
+    pooling: Literal["mean", "gru"] = "mean"
+    """Over time: mean of the frame features, or the mean output of a one-layer GRU of the same size."""
+    dropout: float = 0.5
+    """Dropout before the classifier."""
 
-        def __post_init__(self) -> None:
-            import timm
+    def __post_init__(self) -> None:
+        import timm
 
-            if not timm.is_model(self.backbone):
-                import difflib
+        if not timm.is_model(self.backbone):
+            import difflib
 
-                near = difflib.get_close_matches(self.backbone, timm.list_models(), 3)
-                raise ValueError(f"timm has no model {self.backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+            near = difflib.get_close_matches(self.backbone, timm.list_models(), 3)
+            raise ValueError(f"timm has no model {self.backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         _, _, h, w = clip_shape
         return None if min(h, w) >= 32 else f"tsn needs frames of 32x32 or more, the clips are {h}x{w}"
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return Tsn(clip_shape, classes, self.config.backbone, self.config.pooling, self.config.dropout)
+        return Tsn(clip_shape, classes, self.backbone, self.pooling, self.dropout)
 
 
 class Tsn(nn.Module):

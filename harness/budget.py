@@ -17,13 +17,15 @@ class Budget:
     """What a method may store for one dataset.
 
     ipc: instances (clips) per class; clip_shape: (T, C, H, W) of one clip; classes: their number.
-    seconds: the wall time of distillation, or None for no limit (the task's timeout is apart).
     """
 
     ipc: int
     clip_shape: tuple[int, int, int, int]
     classes: int
-    seconds: float | None = None
+
+    def keyed(self) -> dict[str, object]:
+        """Its JSON form."""
+        return {"ipc": self.ipc, "clip_shape": list(self.clip_shape), "classes": self.classes}
 
     @property
     def clips(self) -> int:

@@ -1,89 +1,41 @@
-"""What a plugin is: the four decorators, and the small objects that the harness hands to plugins.
+"""What a plugin is: the four decorators, every hook that the harness calls, and the small objects that it hands to plugins.
 
-A plugin is a class under one of the decorators, with an optional frozen dataclass ``Config`` whose documented fields become its
-command-line parameters, and a constructor that takes the config:
+A plugin is a class under one of the decorators. Its annotated attributes are its parameters: they need defaults, the text under each is
+its documentation, and the decorator makes the class a frozen dataclass of them, so that it needs no constructor. A ``__post_init__`` may
+check them and raise ValueError. A parameter of type ``Path`` names a file or folder, whose content becomes part of the task's key.
 
-    @method("name")     distill(train, budget, context) -> DistilledSet
-    @evaluator("name")  build(clip_shape, classes) -> nn.Module
-    @dataset("name")    items(split), read(item, clip_shape): see harness.data.base.DatasetPlugin
-    @asset("name")      build(train, context) -> tensors;  load(tensors, context) -> anything
+    @method("name")     MethodPlugin: distill(train, budget, context) -> DistilledSet
+    @evaluator("name")  EvaluatorPlugin: build(clip_shape, classes) -> nn.Module
+    @dataset("name")    DatasetPlugin: classes(), items(split), read(item, clip_shape), digest()
+    @asset("name")      AssetPlugin: build(train, context) -> tensors;  load(tensors, context) -> anything
 
-Optional on methods and evaluators: ``skip(...) -> reason | None``. Optional on methods and assets: ``assets(info) -> {name: Asset}``, what
-they need loaded in ``context.assets``, and ``networks() -> {name: evaluator spec}``, evaluator networks (such as "convnet3d[width=32]")
-that they build themselves by ``context.networks[name]()``. What is declared becomes part of the task's key.
-The first line of the class docstring is what ``list`` shows. Decorators mark the class and register nothing: the registry finds it.
+The other hooks are optional: the decorator adds the defaults that stand in the classes below. The first line of the class docstring is what
+``list`` shows. Decorators mark the class and register nothing: the registry finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
+
+from harness.errors import DistilledSetError, PluginError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from harness.budget import Budget
-    from harness.data.base import Split
+    from harness.data.base import Clip, Item, Split
+    from harness.data.info import ClipShape, DatasetInfo
     from harness.distilled import DistilledSet
+    from harness.metrics import Metric
     from harness.protocol import TrainingProtocol
 
 KINDS = ("method", "evaluator", "dataset", "asset")
-C = TypeVar("C", bound=type)
-
-
-@dataclass(frozen=True)
-class NoConfig:
-    """A plugin without parameters."""
-
-
-def _mark(kind: str, name: str) -> Callable[[C], C]:
-    def decorate(cls: C) -> C:
-        cls.__plugin__ = (kind, name)  # type: ignore[attr-defined]
-        if not hasattr(cls, "Config"):
-            cls.Config = NoConfig  # type: ignore[attr-defined]
-        return cls
-
-    return decorate
-
-
-def method(name: str) -> Callable[[C], C]:
-    """Mark a class as the distillation method ``name``."""
-    return _mark("method", name)
-
-
-def evaluator(name: str) -> Callable[[C], C]:
-    """Mark a class as the evaluator network ``name``."""
-    return _mark("evaluator", name)
-
-
-def dataset(name: str) -> Callable[[C], C]:
-    """Mark a class as the dataset ``name``."""
-    return _mark("dataset", name)
-
-
-def asset(name: str) -> Callable[[C], C]:
-    """Mark a class as the asset ``name``: something learned once from the training split and shared by cells."""
-    return _mark("asset", name)
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a dataset before a clip is decoded.
-
-    train_per_class, test_per_class: clips of each class, in class order. flip: whether a horizontal flip keeps the label.
-    digest: hash of what decides the clips (version, annotation files, names and sizes of the videos, sampling, clip shape).
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    clip_shape: tuple[int, int, int, int]
-    train_per_class: tuple[int, ...]
-    test_per_class: tuple[int, ...]
-    flip: bool
-    digest: str
+ROOT_FIELD = "root"
+"""The one field that is no parameter: a dataset that declares it is handed the folder of --data-root."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +58,8 @@ class Context:
     networks: builders of the evaluator networks that the plugin declared; each call gives a freshly initialised module on the CPU.
     protocol: the training recipe of the run, for assets that train a network.
     scratch: a folder of this task that survives interruption (checkpoints); removed when the task is done.
-    progress(done, total): call it as often as you like. metrics: named numbers for the record. curves: name -> [(step, value)].
+    progress(done, total): call it as often as you like. metrics: named numbers for the record; what they are called in a report is said by
+    the plugin's hook ``metrics``. curves: name -> [(step, value)].
     """
 
     device: torch.device
@@ -122,28 +75,183 @@ class Context:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
-class MethodPlugin(Protocol):
-    """A distillation method. ``native_labels`` says which labels its sets come with: "hard" (default) or "soft"."""
+class MethodPlugin:
+    """A distillation method. ``distill`` is required, but for a reference."""
 
-    native_labels: str
+    metrics: ClassVar[Sequence[Metric]] = ()
+    """Title, unit and direction of what the method puts into ``context.metrics``."""
+    reference: ClassVar[bool] = False
+    """True for `full` alone: not a method of the budget; the network that was trained on the whole training split is tested."""
 
-    def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet: ...
+    @property
+    def native_labels(self) -> Literal["hard", "soft"]:
+        """The labels that its sets come with; "soft" where it stores logits. A plain class attribute will do."""
+        return "hard"
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the set does not depend on the seed: one set then serves all seeds. A plain class attribute will do."""
+        return False
+
+    def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
+        """Why it cannot do this budget, or None. Asked before anything runs."""
+        return None
+
+    def assets(self, info: DatasetInfo) -> dict[str, Asset]:
+        """What ``context.assets`` shall hold, by names of its own choice. Becomes part of the key."""
+        return {}
+
+    def networks(self) -> dict[str, str]:
+        """What ``context.networks`` shall hold: name -> evaluator spec, such as "convnet3d[width=32]". Becomes part of the key."""
+        return {}
+
+    def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
+        """A set within the budget, from the training split."""
+        raise PluginError(f"{type(self).__name__} has no distill(train, budget, context)")
+
+    def materialise(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The clips (N, T, C, H, W) that a set without the tensor "clips" stands for, one for each of its labels."""
+        name = type(self).__name__
+        raise DistilledSetError(f"the set has no tensor 'clips' and {name} has no materialise(tensors): one of them is needed")
 
 
-class EvaluatorPlugin(Protocol):
+class EvaluatorPlugin:
     """A network family. Modules take float clips (B, T, C, H, W), normalised, and return logits (B, classes).
 
     The logits of a clip may depend on the other clips of its batch through torch's batch norm only: a CPU splits batches where
-    there is none.
-    Where the module has ``embed(clips) -> (B, D)``, selection and matching methods can use it as a feature extractor.
+    there is none. Where the module is ``Embedding`` too, selection and matching methods can use it as a feature extractor.
     """
 
-    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module: ...
+    metrics: ClassVar[Sequence[Metric]] = ()
+    """Title, unit and direction of what ``measure`` puts into ``context.metrics``."""
+
+    def skip(self, clip_shape: ClipShape) -> str | None:
+        """Why it does not take such clips, or None."""
+        return None
+
+    def build(self, clip_shape: ClipShape, classes: int) -> nn.Module:
+        """A network, initialised from torch's global generator."""
+        raise PluginError(f"{type(self).__name__} has no build(clip_shape, classes)")
+
+    def measure(self, model: nn.Module, context: Context) -> None:
+        """Numbers of its own about a trained network, for ``context.metrics``; the test split is not at hand."""
 
 
-class AssetPlugin(Protocol):
-    """Something learned once from the training split. The returned tensors are stored as safetensors."""
+class DatasetPlugin:
+    """A dataset. ``default_shape``, ``classes``, ``items``, ``read`` and ``digest`` are required.
 
-    def build(self, train: Split, context: Context) -> dict[str, Tensor]: ...
+    One that is read from disk declares the field ``root: Path | None = None`` and is handed the folder of --data-root there.
+    """
 
-    def load(self, tensors: dict[str, Tensor], context: Context) -> Any: ...
+    default_shape: ClipShape
+    """Clip shape (T, C, H, W) where none is asked for."""
+    flip: bool = False
+    """Whether a horizontal flip keeps the label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be unreadable; more is an error."""
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in label order."""
+        raise PluginError(f"{type(self).__name__} has no classes()")
+
+    def items(self, split: str) -> Sequence[Item]:
+        """The videos of "train" or "test", in a fixed order. Cheap: reads lists, decodes nothing."""
+        raise PluginError(f"{type(self).__name__} has no items(split)")
+
+    def read(self, item: Item, clip_shape: ClipShape) -> Clip:
+        """Decode one item. Deterministic: the same item gives the same clip. Raises DataError with the reason if it cannot be read."""
+        raise PluginError(f"{type(self).__name__} has no read(item, clip_shape)")
+
+    def read_parts(self, items: Sequence[Item], clip_shape: ClipShape) -> list[Clip]:
+        """The clips of one video, where several are taken of each; one that decodes it once for all of them is faster."""
+        return [self.read(item, clip_shape) for item in items]
+
+    def recipe(self) -> str | None:
+        """What decides the clip of a given file, so that datasets of the same recipe share decoded clips; None: they do not."""
+        return None
+
+    def digest(self) -> str:
+        """Hash of what decides the clips, without the clip shape."""
+        raise PluginError(f"{type(self).__name__} has no digest()")
+
+
+class AssetPlugin:
+    """Something learned once from the training split and shared by cells. ``build`` and ``load`` are required."""
+
+    metrics: ClassVar[Sequence[Metric]] = ()
+    """Title, unit and direction of what it puts into ``context.metrics``."""
+    uses_protocol: ClassVar[bool] = False
+    """Whether ``context.protocol`` decides the result; the recipe is then part of its key."""
+
+    def assets(self, info: DatasetInfo) -> dict[str, Asset]:
+        """Assets that it rests on, by names of its own choice."""
+        return {}
+
+    def networks(self) -> dict[str, str]:
+        """Evaluator networks that it builds: name -> evaluator spec."""
+        return {}
+
+    def build(self, train: Split, context: Context) -> dict[str, Tensor]:
+        """The tensors to keep, stored as safetensors."""
+        raise PluginError(f"{type(self).__name__} has no build(train, context)")
+
+    def load(self, tensors: dict[str, Tensor], context: Context) -> Any:
+        """What users of the asset get, from its stored tensors."""
+        raise PluginError(f"{type(self).__name__} has no load(tensors, context)")
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A network with features."""
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Features (B, D) of normalised clips (B, T, C, H, W)."""
+        ...
+
+
+Plugin = MethodPlugin | EvaluatorPlugin | DatasetPlugin | AssetPlugin
+_HOOKS: Mapping[str, type] = {"method": MethodPlugin, "evaluator": EvaluatorPlugin, "dataset": DatasetPlugin, "asset": AssetPlugin}
+C = TypeVar("C", bound=type)
+
+
+def _mark(kind: str, name: str) -> Callable[[C], C]:
+    def decorate(cls: C) -> C:
+        if "__init__" in vars(cls):
+            raise PluginError(
+                f"{kind} {name!r}: {cls.__name__} has a constructor; its annotated attributes are its parameters, "
+                "and __post_init__ may check them"
+            )
+        for hook, default in vars(_HOOKS[kind]).items():
+            if not hook.startswith("__") and not hasattr(cls, hook):
+                setattr(cls, hook, default)
+        cls.__plugin__ = (kind, name)  # type: ignore[attr-defined]
+        try:
+            return dataclass(frozen=True)(cls)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"{kind} {name!r}: {error}") from error
+
+    return decorate
+
+
+@dataclass_transform(frozen_default=True)
+def method(name: str) -> Callable[[C], C]:
+    """Mark a class as the distillation method ``name``; see MethodPlugin."""
+    return _mark("method", name)
+
+
+@dataclass_transform(frozen_default=True)
+def evaluator(name: str) -> Callable[[C], C]:
+    """Mark a class as the evaluator network ``name``; see EvaluatorPlugin."""
+    return _mark("evaluator", name)
+
+
+@dataclass_transform(frozen_default=True)
+def dataset(name: str) -> Callable[[C], C]:
+    """Mark a class as the dataset ``name``; see DatasetPlugin."""
+    return _mark("dataset", name)
+
+
+@dataclass_transform(frozen_default=True)
+def asset(name: str) -> Callable[[C], C]:
+    """Mark a class as the asset ``name``: something learned once from the training split and shared by cells; see AssetPlugin."""
+    return _mark("asset", name)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.plugin import DatasetInfo
-
-ADDED_LATER = {"test_passes": 1, "test_flip": False}
+from harness.data.info import DatasetInfo
 
 
 class TrainingProtocol(BaseModel):
@@ -54,11 +52,9 @@ class TrainingProtocol(BaseModel):
     test_batch: int = Field(256, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Fields that were added later are left out at their defaults, so that the keys of earlier records stay valid."""
-        fields = handler(self)
-        return {k: v for k, v in fields.items() if k not in ADDED_LATER or v != ADDED_LATER[k]}
+    def keyed(self) -> dict[str, Any]:
+        """What differs from the defaults, so that a field that is added later leaves the keys of earlier records valid."""
+        return self.model_dump(exclude_defaults=True)
 
     def on(self, info: DatasetInfo) -> TrainingProtocol:
         """The recipe as it applies to a dataset: flips are off where they change the label."""

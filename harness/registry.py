@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness import code
 from harness.errors import PluginError, UnknownNameError, UsageError, did_you_mean
-from harness.plugin import KINDS
+from harness.names import natural_key, parse_spec
+from harness.plugin import KINDS, ROOT_FIELD
+from harness.spec import PluginSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
@@ -32,7 +34,7 @@ _BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
 
 @dataclass(frozen=True)
 class Param:
-    """One field of a plugin's Config, as its source states it."""
+    """One parameter of a plugin, as its source states it."""
 
     name: str
     type: str
@@ -56,76 +58,26 @@ class PluginInfo:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A plugin with all of its parameters decided: what goes into keys and records, and all that a worker needs."""
+    """A plugin with all of its parameters decided, and its specification: what goes into keys and records, and all that a worker needs."""
 
     kind: str
-    name: str
-    params: Mapping[str, Any]
-    digest: str
-    label: str
+    spec: PluginSpec
     cls: type = field(repr=False, compare=False)
 
-    def create(self, *args: Any) -> Any:
-        """An instance of the plugin with these parameters. Raises UsageError where its constructor refuses them with a ValueError."""
-        try:
-            return self.cls(self.cls.Config(**self.params), *args)  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise UsageError(f"{self.kind} {self.label}: {error}") from error
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
-    def spec(self) -> dict[str, Any]:
-        """The JSON form for keys and records."""
-        return {"name": self.name, "params": dict(self.params), "digest": self.digest, "label": self.label}
+    @property
+    def label(self) -> str:
+        return self.spec.label
 
+    def create(self, root: Path | None = None) -> Any:
+        """An instance of the plugin with these parameters; a dataset that is read from disk is told its root.
 
-def natural_key(text: str) -> list[Any]:
-    """Sort key that puts ipc1, ipc5, ipc10 in that order.
-
-    >>> sorted(["ipc10", "ipc1", "ipc5"], key=natural_key)
-    ['ipc1', 'ipc5', 'ipc10']
-    """
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", text) if part]
-
-
-def parse_spec(text: str) -> tuple[str, dict[str, str]]:
-    """Split a plugin spec into its name and inline parameters.
-
-    >>> parse_spec("gvd[guidance=0.2,compose=2]")
-    ('gvd', {'guidance': '0.2', 'compose': '2'})
-
-    Raises UsageError when the brackets or an assignment are malformed.
-    """
-    match = re.fullmatch(r"\s*([^\[\]=,\s]+)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
-    if match is None:
-        raise UsageError(f"cannot read {text!r}: write name or name[key=value,key=value]")
-    params: dict[str, str] = {}
-    for part in split_list(match[2] or ""):
-        key, eq, value = part.partition("=")
-        if not eq or not key.strip():
-            raise UsageError(f"cannot read {part!r} in {text!r}: write name[key=value,key=value]")
-        if key.strip() in params:
-            raise UsageError(f"parameter {key.strip()!r} is given twice in {text!r}")
-        params[key.strip()] = value.strip()
-    return match[1], params
-
-
-def split_list(text: str) -> list[str]:
-    """Split at commas that are outside brackets.
-
-    >>> split_list("gvd[guidance=0.2,compose=2],random")
-    ['gvd[guidance=0.2,compose=2]', 'random']
-    """
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char == "[") - (char == "]")
-        if depth < 0:
-            break
-        if char == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    if depth != 0:
-        raise UsageError(f"unbalanced brackets in {text!r}")
-    parts.append(text[start:])
-    return [p.strip() for p in parts if p.strip()]
+        Raises UsageError where the plugin refuses them with a ValueError.
+        """
+        return _instance(self.cls, dict(self.spec.params), f"{self.kind} {self.label}", root)
 
 
 class Registry:
@@ -180,12 +132,7 @@ class Registry:
 
     def load(self, kind: str, name: str) -> type:
         """The plugin class. Raises UnknownNameError, or PluginError when it cannot be imported."""
-        info = self._infos.get((kind, name))
-        if info is None:
-            broken = [i for i in self._unavailable if i.name == name or Path(i.origin).stem == name]
-            if broken:
-                raise PluginError(f"{kind} {name!r} is unavailable: {broken[0].error} ({broken[0].origin})")
-            raise UnknownNameError(kind, name, self.names(kind))
+        info = self._info(kind, name)
         if info.error is not None:
             raise PluginError(f"{kind} {name!r} is unavailable: {info.error} ({info.origin})")
         try:
@@ -200,44 +147,56 @@ class Registry:
         return cls  # type: ignore[no-any-return]
 
     def resolve(self, kind: str, spec: str, overrides: Mapping[str, Any] | None = None) -> Resolved:
-        """Name, parameters and digest of a spec such as ``gvd[guidance=0.2]``.
+        """Name, parameters and digests of a spec such as ``gvd[guidance=0.2]``.
 
         Parameters: the plugin's defaults < bench.toml < ``overrides`` (a protocol's) < inline ones. Raises UsageError on an unknown or
         unfit parameter.
         """
         name, inline = parse_spec(spec)
-        cls = self.load(kind, name)
         given = {**self._defaults.get(kind, {}).get(name, {}), **(overrides or {}), **inline}
-        config = make_config(cls.Config, given, f"{kind} {name!r}")  # type: ignore[attr-defined]
-        params = to_jsonable(dataclasses.asdict(config))
         label = f"{name}[{','.join(f'{k}={v}' for k, v in inline.items())}]" if inline else name
-        return Resolved(kind, name, params, self.digest(kind, name), label, cls)
+        return self.resolve_exactly(kind, name, given, label)
 
-    def revive(self, kind: str, spec: Mapping[str, Any]) -> Resolved:
-        """The inverse of ``Resolved.spec()``, in a worker. Raises PluginError when the source is not the one that was planned."""
-        digest = self.digest(kind, spec["name"])
-        if digest != spec["digest"]:
-            raise PluginError(f"{kind} {spec['name']!r} changed after the run was planned: run the command again")
-        return Resolved(kind, spec["name"], spec["params"], digest, spec["label"], self.load(kind, spec["name"]))
+    def resolve_exactly(self, kind: str, name: str, given: Mapping[str, Any], label: str = "") -> Resolved:
+        """A plugin with just these parameters beside its defaults, whatever bench.toml says."""
+        cls, where = self.load(kind, name), f"{kind} {name!r}"
+        params = read_params(cls, given, where)
+        digest, files = self.digest(kind, name), _file_digests(cls, params, where)
+        return Resolved(kind, PluginSpec(name=name, params=params, label=label or name, code=digest, files=files), cls)
 
-    def resolve_exactly(self, kind: str, name: str, params: Mapping[str, Any]) -> Resolved:
-        """A plugin with just these parameters, whatever bench.toml says."""
-        return Resolved(kind, name, dict(params), self.digest(kind, name), name, self.load(kind, name))
+    def revive(self, kind: str, spec: PluginSpec) -> Resolved:
+        """The plugin of a specification, in a worker. Raises PluginError when its source or a file is not the one that was planned."""
+        cls = self.load(kind, spec.name)
+        if self.digest(kind, spec.name) != spec.code:
+            raise PluginError(f"{kind} {spec.name!r} changed after the run was planned: run the command again")
+        if (found := _file_digests(cls, spec.params, f"{kind} {spec.name!r}")) != spec.files:
+            changed = next(name for name in {*found, *spec.files} if found.get(name) != spec.files.get(name))
+            raise PluginError(f"{kind} {spec.name!r}: {spec.params[changed]} changed after the run was planned: run the command again")
+        return Resolved(kind, spec, cls)
 
     def digest(self, kind: str, name: str) -> str:
-        """SHA-256 (16 hex digits) of the plugin's source: its file and the modules of methods/ or evaluators/ that it imports."""
-        info = self._infos.get((kind, name))
-        if info is None:
-            raise UnknownNameError(kind, name, self.names(kind))
-        if info.path is None:
+        """Digest (16 hex digits) of the plugin's code: its file and every module outside site-packages that it imports.
+
+        For a dataset also of the harness's decoding.
+        """
+        info = self._info(kind, name)
+        path, roots = info.path, []
+        if path is None:
             module = importlib.import_module(info.module.partition(":")[0])
-            sources = [Path(module.__file__)] if module.__file__ else []
-        else:
-            sources = sorted(_source_files(info.path))
-        sha = hashlib.sha256()
-        for path in sources:
-            sha.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-        return sha.hexdigest()[:16]
+            path = Path(module.__file__ or "")
+        if str(path) in self.plugin_files:
+            roots = [path.parent]
+        found = code.digest_of(code.source_files(path, roots)) if path.is_file() else ""
+        return code.decoding_digest(found) if kind == "dataset" else found
+
+    def _info(self, kind: str, name: str) -> PluginInfo:
+        info = self._infos.get((kind, name))
+        if info is not None:
+            return info
+        if self._unavailable:
+            broken = next((i for i in self._unavailable if name in (i.name, Path(i.origin).stem)), self._unavailable[0])
+            raise PluginError(f"{kind} {name!r} is not there, and a plugin file cannot be loaded: {broken.error} ({broken.origin})")
+        raise UnknownNameError(kind, name, self.names(kind))
 
     def _scan(self, path: Path, module: str, origin: str) -> None:
         """Describe the plugins of a source file from its syntax tree."""
@@ -248,41 +207,34 @@ class Registry:
             return
         missing = _missing_imports(tree)
         for node in tree.body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for decorator in node.decorator_list:
-                if not (isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.args):
-                    continue
-                if decorator.func.id not in KINDS:
-                    continue
-                name = ast.literal_eval(decorator.args[0])
-                summary = (ast.get_docstring(node) or "").split("\n")[0]
+            for kind, name in _marks(node):
+                summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]
                 reason = f"No module named {missing!r}" if missing else None
-                self._add(PluginInfo(decorator.func.id, name, summary, origin, module, path, _params(node), reason))
+                self._add(PluginInfo(kind, name, summary, origin, module, path, _params(node, tree), reason))  # type: ignore[arg-type]
 
     def _add_file(self, path: Path) -> None:
-        """Import a file that was named by --plugin; one that fails is listed as unavailable and breaks nothing else."""
+        """Import a file that was named by --plugin; one that fails is listed as unavailable and breaks nothing else.
+
+        Its folder joins the import path, so that it may import modules beside it.
+        """
         if not path.is_file():
             raise PluginError(f"plugin file {path} does not exist")
         module_name = f"harness_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         try:
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            if spec is None or spec.loader is None:
-                raise ImportError("not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            spec.loader.exec_module(module)
+            module = _import_file(path, module_name)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            nodes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+            for (kind, name), cls in _plugin_classes(module).items():
+                node = nodes.get(cls.__name__)
+                summary = (cls.__doc__ or "").strip().split("\n")[0]
+                self._add(PluginInfo(kind, name, summary, str(path), module_name, path, _params(node, tree) if node else ()))
+        except PluginError as error:
+            if "two plugins claim" in str(error):
+                raise
+            self._unavailable.append(PluginInfo("?", path.stem, "", str(path), module_name, path, error=str(error)))
         except Exception as error:
-            sys.modules.pop(module_name, None)
-            self._unavailable.append(
-                PluginInfo("?", path.stem, "", str(path), module_name, path, error=f"{type(error).__name__}: {error}")
-            )
-            return
-        nodes = {n.name: n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)}
-        for (kind, name), cls in _plugin_classes(module).items():
-            node = nodes.get(cls.__name__)
-            summary = (cls.__doc__ or "").strip().split("\n")[0]
-            self._add(PluginInfo(kind, name, summary, str(path), module_name, path, _params(node) if node else ()))
+            text = f"{type(error).__name__}: {error}"
+            self._unavailable.append(PluginInfo("?", path.stem, "", str(path), module_name, path, error=text))
 
     def _add(self, info: PluginInfo) -> None:
         other = self._infos.get((info.kind, info.name))
@@ -291,32 +243,90 @@ class Registry:
         self._infos[(info.kind, info.name)] = info
 
 
-def make_config(config_class: type, given: Mapping[str, Any], where: str) -> Any:
-    """A Config from parameters as text or values, converted to the types of its fields. Raises UsageError, naming field and value."""
+def read_params(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """All parameters of a plugin class as JSON values: its defaults, and what is given as text or values, converted to the fields' types.
+
+    A ``Path`` becomes absolute. Raises UsageError that names field and value.
+    """
+    types = _param_types(cls)
+    for key in given:
+        if key not in types:
+            raise UsageError(f"{where} has no parameter {key!r}{did_you_mean(key, types)}")
+    values = {k: None if v == "none" and "None" in types[k] else v for k, v in given.items()}
+    plugin = _instance(cls, values, where)
+    return {name: to_jsonable(getattr(plugin, name)) for name in types}
+
+
+def to_jsonable(value: Any) -> Any:
+    """Plain JSON types: tuples become lists, paths absolute text."""
+    if isinstance(value, Mapping):
+        return {str(k): to_jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_jsonable(v) for v in value]
+    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
+
+
+def _param_types(cls: type) -> dict[str, str]:
+    """Name -> annotation as text, of the fields that are parameters."""
+    return {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name != ROOT_FIELD}
+
+
+def _instance(cls: type, values: Mapping[str, Any], where: str, root: Path | None = None) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    types = {f.name: str(f.type) for f in dataclasses.fields(config_class)}
-    known = list(types)
-    for key in given:
-        if key not in known:
-            raise UsageError(f"{where} has no parameter {key!r}{did_you_mean(key, known)}")
+    names = {f.name for f in dataclasses.fields(cls)}
+    extra = {ROOT_FIELD: root} if ROOT_FIELD in names and root is not None else {}
     try:
-        return TypeAdapter(config_class).validate_python({k: None if v == "none" and "None" in types[k] else v for k, v in given.items()})
+        return TypeAdapter(cls).validate_python({**values, **extra})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"]) or "configuration"
+        if not first["loc"]:  # what __post_init__ refuses
+            raise UsageError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        key = ".".join(str(p) for p in first["loc"])
         raise UsageError(f"{where}: parameter {key!r} = {first['input']!r} is not valid: {first['msg']}") from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error}") from error
 
 
-def to_jsonable(value: Any) -> Any:
-    """Plain JSON types: tuples become lists, paths text."""
-    if isinstance(value, Mapping):
-        return {str(k): to_jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_jsonable(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+def _file_digests(cls: type, params: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Parameter -> digest of the content of the file or folder that it names.
+
+    A ``Path | str`` may name something else, such as a model of a hub. Raises UsageError where a ``Path`` names nothing that can be read.
+    """
+    digests = {}
+    for name, annotation in _param_types(cls).items():
+        if "Path" not in annotation or params[name] is None:
+            continue
+        path = Path(params[name]).expanduser()
+        if "str" in annotation and not path.exists():
+            continue
+        try:
+            digests[name] = code.content_digest(path)
+        except OSError as error:
+            raise UsageError(f"{where}: parameter {name!r} names {path}: {error.strerror or error}") from error
+    return digests
+
+
+def _import_file(path: Path, module_name: str) -> ModuleType:
+    """The module of a plugin file. Raises whatever its import raises, and PluginError where a module beside it is hidden by another."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    for sibling in code.source_files(path, [path.parent]) - {path}:
+        if sibling.parent == path.parent and (loaded := sys.modules.get(sibling.stem)) is not None:
+            other = getattr(loaded, "__file__", None)
+            if other is not None and Path(other).resolve() != sibling:
+                raise PluginError(f"it imports {sibling.stem!r} from beside it, but a module of that name came from {other}: rename one")
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(module_name, None)
+        raise
+    return module
 
 
 def _plugin_classes(module: ModuleType) -> dict[tuple[str, str], type]:
@@ -330,20 +340,42 @@ def _plugin_classes(module: ModuleType) -> dict[tuple[str, str], type]:
     return found
 
 
-def _params(node: ast.ClassDef) -> tuple[Param, ...]:
-    """Fields of the nested Config with the text under each."""
-    config = next((n for n in node.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
-    if config is None:
-        return ()
-    params = []
-    for i, item in enumerate(config.body):
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            after = config.body[i + 1] if i + 1 < len(config.body) else None
+def _marks(node: ast.stmt) -> list[tuple[str, str]]:
+    """(kind, name) of the plugin decorators of a class."""
+    if not isinstance(node, ast.ClassDef):
+        return []
+    calls = [d for d in node.decorator_list if isinstance(d, ast.Call) and isinstance(d.func, ast.Name) and d.args]
+    return [(d.func.id, ast.literal_eval(d.args[0])) for d in calls if d.func.id in KINDS]  # type: ignore[attr-defined]
+
+
+def _params(node: ast.ClassDef, tree: ast.Module) -> tuple[Param, ...]:
+    """The annotated attributes of a class with the text under each, after those that it inherits, as a dataclass orders them."""
+    params: dict[str, Param] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and (found := _find_class(base.id, tree)) is not None:
+            params |= {param.name: param for param in _params(*found)}
+    for i, item in enumerate(node.body):
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id != ROOT_FIELD:
+            annotation = ast.unparse(item.annotation)
+            if annotation.startswith("ClassVar"):
+                continue
+            after = node.body[i + 1] if i + 1 < len(node.body) else None
             is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
             doc = " ".join(after.value.value.split()) if is_doc else ""  # type: ignore[union-attr]
             default = ast.unparse(item.value) if item.value is not None else "(required)"
-            params.append(Param(item.target.id, ast.unparse(item.annotation), default, doc))
-    return tuple(params)
+            params[item.target.id] = Param(item.target.id, annotation, default, doc)
+    return tuple(params.values())
+
+
+def _find_class(name: str, tree: ast.Module) -> tuple[ast.ClassDef, ast.Module] | None:
+    """A class of this module, or of the project's module that it is imported from, with its module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node, tree
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
+            path = _ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+            return _find_class(name, ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return None
 
 
 def _missing_imports(tree: ast.Module) -> str | None:
@@ -359,27 +391,3 @@ def _missing_imports(tree: ast.Module) -> str | None:
             if top not in sys.modules and top not in sys.stdlib_module_names and importlib.util.find_spec(top) is None:
                 return top
     return None
-
-
-def _source_files(path: Path) -> set[Path]:
-    """A plugin's file and the modules of methods/ and evaluators/ that it imports, directly or through each other."""
-    found: set[Path] = set()
-    queue = [path]
-    while queue:
-        current = queue.pop()
-        if current in found or not current.is_file():
-            continue
-        found.add(current)
-        if _ROOT not in current.parents:
-            continue
-        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom):
-                continue
-            if node.level:
-                base = current.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            elif node.module and node.module.split(".")[0] in ("methods", "evaluators"):
-                base = _ROOT.joinpath(*node.module.split("."))
-            else:
-                continue
-            queue += [base.with_suffix(".py"), base / "__init__.py", *(base / f"{alias.name}.py" for alias in node.names)]
-    return found

@@ -19,8 +19,6 @@ dataset's standard deviation, as in the released code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from harness import Budget, Context, DistilledSet, Split, method
@@ -33,50 +31,45 @@ class DM:
 
     native_labels = "hard"
 
-    @dataclass(frozen=True)
-    class Config:
-        network: str = "convnet3d"
-        """Evaluator that is drawn anew at every iteration to embed the clips."""
-        iterations: int = 5000
-        """Optimisation steps, one network each (paper: 5,000)."""
-        lr: float = 30.0
-        """Learning rate of the pixels (paper: 30 for MiniUCF, IPC 1; the other values are in an unpublished table)."""
-        momentum: float = 0.5
-        """Momentum of SGD on the pixels (paper: 0.5)."""
-        real_batch: int = 64
-        """Real clips of each class at every iteration (paper: 64)."""
+    network: str = "convnet3d"
+    """Evaluator that is drawn anew at every iteration to embed the clips."""
+    iterations: int = 5000
+    """Optimisation steps, one network each (paper: 5,000)."""
+    lr: float = 30.0
+    """Learning rate of the pixels (paper: 30 for MiniUCF, IPC 1; the other values are in an unpublished table)."""
+    momentum: float = 0.5
+    """Momentum of SGD on the pixels (paper: 0.5)."""
+    real_batch: int = 64
+    """Real clips of each class at every iteration (paper: 64)."""
 
-        def __post_init__(self) -> None:
-            if self.iterations < 0 or self.lr <= 0 or not 0 <= self.momentum < 1 or self.real_batch < 1:
-                raise ValueError(f"dm takes iterations >= 0, lr > 0, momentum in [0, 1), real_batch >= 1, got {self}")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or self.lr <= 0 or not 0 <= self.momentum < 1 or self.real_batch < 1:
+            raise ValueError(f"dm takes iterations >= 0, lr > 0, momentum in [0, 1), real_batch >= 1, got {self}")
 
     def networks(self) -> dict[str, str]:
-        return {"psi": self.config.network}
+        return {"psi": self.network}
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        cfg, device = self.config, context.device
+        device = context.device
         torch.manual_seed(context.seed)  # networks initialise themselves from the global generator
 
         # S: the distilled clips, in normalised pixels, class by class
         clips, labels = real_clips(train, budget, context)
         clips = clips.view(budget.classes, budget.ipc, *budget.clip_shape).requires_grad_()
-        optimizer = torch.optim.SGD([clips], lr=cfg.lr, momentum=cfg.momentum)
+        optimizer = torch.optim.SGD([clips], lr=self.lr, momentum=self.momentum)
         rows_of_class = [train.indices_of(label) for label in range(budget.classes)]
 
-        for iteration in range(cfg.iterations):
+        for iteration in range(self.iterations):
             psi = random_embedding(context, "psi")
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=device)
             for c in range(budget.classes):
                 with torch.no_grad():
-                    real = psi(draw_batch(train, rows_of_class[c], cfg.real_batch, context)).mean(0)
+                    real = psi(draw_batch(train, rows_of_class[c], self.real_batch, context)).mean(0)
                 distance = (real - psi(clips[c]).mean(0)).square().sum()
                 distance.backward()
                 loss += distance.detach()
             optimizer.step()
-            follow(context, "matching_loss", iteration + 1, cfg.iterations, loss)
+            follow(context, "matching_loss", iteration + 1, self.iterations, loss)
 
         return DistilledSet.of_clips(denormalise(clips.detach()).flatten(0, 1).cpu(), labels)

@@ -20,8 +20,6 @@ label, moved back by its mean and cut to be positive; with hard labels they are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,65 +39,60 @@ class FRePo:
 
     native_labels = "soft"
 
-    @dataclass(frozen=True)
-    class Config:
-        network: str = "convnet3d"
-        """Evaluator that the pool is made of."""
-        pool: int = 10
-        """Networks that are alive at a time (released: 10)."""
-        max_age: int = 100
-        """Steps of training after which a network is replaced (released: 100)."""
-        network_lr: float = 1e-4
-        """Learning rate of Adam on the networks (released: 1e-4)."""
-        iterations: int = 10_000
-        """Steps on the clips (released: 10,000)."""
-        lr: float = 0.003
-        """Learning rate of Adam on the pixels (own choice)."""
-        label_lr: float = 0.003
-        """Learning rate of Adam on the labels (own choice); 0 keeps them as they are."""
-        real_batch: int = 512
-        """Real clips at every step (released: 512)."""
-        ridge: float = 1e-6
-        """Ridge, relative to the mean of the kernel's diagonal (released: 1e-6)."""
+    network: str = "convnet3d"
+    """Evaluator that the pool is made of."""
+    pool: int = 10
+    """Networks that are alive at a time (released: 10)."""
+    max_age: int = 100
+    """Steps of training after which a network is replaced (released: 100)."""
+    network_lr: float = 1e-4
+    """Learning rate of Adam on the networks (released: 1e-4)."""
+    iterations: int = 10_000
+    """Steps on the clips (released: 10,000)."""
+    lr: float = 0.003
+    """Learning rate of Adam on the pixels (own choice)."""
+    label_lr: float = 0.003
+    """Learning rate of Adam on the labels (own choice); 0 keeps them as they are."""
+    real_batch: int = 512
+    """Real clips at every step (released: 512)."""
+    ridge: float = 1e-6
+    """Ridge, relative to the mean of the kernel's diagonal (released: 1e-6)."""
 
-        def __post_init__(self) -> None:
-            counts_fit = min(self.pool, self.max_age, self.real_batch) >= 1 and self.iterations >= 0
-            if not counts_fit or min(self.lr, self.ridge) <= 0 or self.label_lr < 0:
-                raise ValueError("frepo takes pool, max_age, real_batch >= 1, iterations and label_lr >= 0, lr and ridge > 0")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        counts_fit = min(self.pool, self.max_age, self.real_batch) >= 1 and self.iterations >= 0
+        if not counts_fit or min(self.lr, self.ridge) <= 0 or self.label_lr < 0:
+            raise ValueError("frepo takes pool, max_age, real_batch >= 1, iterations and label_lr >= 0, lr and ridge > 0")
 
     def networks(self) -> dict[str, str]:
-        return {"psi": self.config.network}
+        return {"psi": self.network}
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        cfg, device = self.config, context.device
+        device = context.device
         torch.manual_seed(context.seed)
         classes = budget.classes
 
         clips, labels = real_clips(train, budget, context)
         clips.requires_grad_()
         scale = (classes / 10) ** 0.5
-        targets = (centred(labels, classes).to(device) / scale).requires_grad_(cfg.label_lr > 0)
-        learned = [clips, targets] if cfg.label_lr > 0 else [clips]
-        optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(learned, (cfg.lr, cfg.label_lr), strict=False)])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, cfg.iterations))
+        targets = (centred(labels, classes).to(device) / scale).requires_grad_(self.label_lr > 0)
+        learned = [clips, targets] if self.label_lr > 0 else [clips]
+        optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(learned, (self.lr, self.label_lr), strict=False)])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, self.iterations))
 
-        pool = [PoolNetwork(context, cfg) for _ in range(cfg.pool)]
+        pool = [PoolNetwork(context, self) for _ in range(self.pool)]
         for i, member in enumerate(pool):  # staggered ages, so that they are not all replaced at once
-            for _ in range(i * cfg.max_age // cfg.pool):
+            for _ in range(i * self.max_age // self.pool):
                 member.train_step(clips.detach(), targets.detach())
 
-        for iteration in range(cfg.iterations):
-            i = int(torch.randint(cfg.pool, (1,), generator=context.generator))
-            rows = torch.randperm(len(train), generator=context.generator)[: cfg.real_batch]
+        for iteration in range(self.iterations):
+            i = int(torch.randint(self.pool, (1,), generator=context.generator))
+            rows = torch.randperm(len(train), generator=context.generator)[: self.real_batch]
             with torch.no_grad():
                 f_t = pool[i].embed(normalise(train.clips(rows), device))
             f_s = pool[i].embed(clips)
-            error = centred(train.labels[rows], classes).to(device) - regress(f_t, f_s, targets, cfg.ridge)
+            error = centred(train.labels[rows], classes).to(device) - regress(f_t, f_s, targets, self.ridge)
             loss = 0.5 * error.square().sum(1).mean()
-            if cfg.label_lr > 0:
+            if self.label_lr > 0:
                 loss = loss - label_margin(targets)
 
             optimizer.zero_grad(set_to_none=True)
@@ -108,9 +101,9 @@ class FRePo:
             schedule.step()
 
             pool[i].train_step(clips.detach(), targets.detach())
-            if pool[i].age >= cfg.max_age:
-                pool[i] = PoolNetwork(context, cfg)
-            follow(context, "regression_loss", iteration + 1, cfg.iterations, 0.5 * error.detach().square().sum(1).mean())
+            if pool[i].age >= self.max_age:
+                pool[i] = PoolNetwork(context, self)
+            follow(context, "regression_loss", iteration + 1, self.iterations, 0.5 * error.detach().square().sum(1).mean())
 
         return DistilledSet.of_clips(denormalise(clips.detach()).cpu(), labels, as_logits(targets.detach() * scale).cpu())
 
@@ -118,13 +111,13 @@ class FRePo:
 class PoolNetwork:
     """A network with its optimiser and the number of steps it has been trained."""
 
-    def __init__(self, context: Context, cfg: FRePo.Config) -> None:
+    def __init__(self, context: Context, method: FRePo) -> None:
         with context.device:
             self.network: nn.Module = context.networks["psi"]().to(context.device).train()
         if not hasattr(self.network, "embed"):
             raise TaskError(f"{type(self.network).__name__} has no embed(clips): nothing can be regressed from its features")
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=cfg.network_lr)
-        self.lr = cfg.network_lr
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=method.network_lr)
+        self.lr = method.network_lr
         self.age = 0
 
     def embed(self, clips: Tensor) -> Tensor:

@@ -21,5 +21,3 @@ class Full:
     reference = True
     native_labels = "hard"
 
-    def __init__(self, config: object) -> None:
-        pass

@@ -14,8 +14,6 @@ At MiniUCF IPC 10 that is above DM (30.0) and PRISM (31.0).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -30,24 +28,19 @@ class Herding:
     native_labels = "hard"
     deterministic = True
 
-    @dataclass(frozen=True)
-    class Config:
-        teacher: str = "convnet3d"
-        """Evaluator whose features are herded, trained on the full training split."""
-        unit_length: bool = False
-        """Scale every feature to length 1 first, as DeepCore and iCaRL do; the video baseline does not."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    teacher: str = "convnet3d"
+    """Evaluator whose features are herded, trained on the full training split."""
+    unit_length: bool = False
+    """Scale every feature to length 1 first, as DeepCore and iCaRL do; the video baseline does not."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})}
+        return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        features = embed_split(train, context.assets["teacher"], context, self.config.unit_length)
+        features = embed_split(train, context.assets["teacher"], context, self.unit_length)
         return select_clips(train, budget, lambda rows: rows[herd(features[rows], budget.ipc)])
 
 

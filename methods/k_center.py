@@ -12,8 +12,6 @@ Reported: no figure that is confirmed by a source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -28,24 +26,19 @@ class KCenter:
     native_labels = "hard"
     deterministic = True
 
-    @dataclass(frozen=True)
-    class Config:
-        teacher: str = "convnet3d"
-        """Evaluator in whose features the distances are taken, trained on the full training split."""
-        unit_length: bool = False
-        """Scale every feature to length 1 first; the video baseline does not."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    teacher: str = "convnet3d"
+    """Evaluator in whose features the distances are taken, trained on the full training split."""
+    unit_length: bool = False
+    """Scale every feature to length 1 first; the video baseline does not."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})}
+        return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        features = embed_split(train, context.assets["teacher"], context, self.config.unit_length)
+        features = embed_split(train, context.assets["teacher"], context, self.unit_length)
         return select_clips(train, budget, lambda rows: rows[cover(features[rows], budget.ipc)])
 
 

@@ -12,7 +12,6 @@ For video: nothing confirmed.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,31 +27,26 @@ class KMeansReal:
 
     native_labels = "hard"
 
-    @dataclass(frozen=True)
-    class Config:
-        space: Literal["teacher", "pixels"] = "teacher"
-        """Cluster the features of a teacher, or the pixels (one class at a time in memory as float32)."""
-        teacher: str = "convnet3d"
-        """Evaluator whose features are clustered, trained on the full training split; unused in pixel space."""
-        restarts: int = 1
-        """k-means++ starts of which the best is kept; 1 is what scikit-learn's n_init="auto", as in MGD3, means."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    space: Literal["teacher", "pixels"] = "teacher"
+    """Cluster the features of a teacher, or the pixels (one class at a time in memory as float32)."""
+    teacher: str = "convnet3d"
+    """Evaluator whose features are clustered, trained on the full training split; unused in pixel space."""
+    restarts: int = 1
+    """k-means++ starts of which the best is kept; 1 is what scikit-learn's n_init="auto", as in MGD3, means."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})} if self.config.space == "teacher" else {}
+        return {"teacher": Asset("teacher", {"evaluator": self.teacher})} if self.space == "teacher" else {}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        if self.config.space == "teacher":
+        if self.space == "teacher":
             features = embed_split(train, context.assets["teacher"], context, unit_length=False)
 
         def choose(rows: Tensor) -> Tensor:
-            points = features[rows] if self.config.space == "teacher" else train.clips(rows).flatten(1).float() / 255
-            return rows[nearest_to_centroids(points, budget.ipc, context.seed, self.config.restarts)]
+            points = features[rows] if self.space == "teacher" else train.clips(rows).flatten(1).float() / 255
+            return rows[nearest_to_centroids(points, budget.ipc, context.seed, self.restarts)]
 
         return select_clips(train, budget, choose)
 

@@ -21,8 +21,6 @@ rate, not with alpha (recorded as ``synthetic_lr``); of the released 50 expert e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,36 +33,31 @@ from methods.pixels import denormalise, follow, real_clips
 class ExpertTrajectories:
     """Networks trained on the full training split, their parameters kept after every epoch."""
 
-    @dataclass(frozen=True)
-    class Config:
-        network: str = "convnet3d"
-        """Evaluator that is trained."""
-        experts: int = 30
-        """Networks, each from its own initialisation (released script: 30)."""
-        epochs: int = 11
-        """Epochs of each; must reach the last target. The released 50 without a schedule pass through the same first 11."""
-        lr: float = 0.01
-        """Learning rate of plain SGD: no momentum, no weight decay, no schedule."""
-        batch: int = 256
-        """Clips a step."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    network: str = "convnet3d"
+    """Evaluator that is trained."""
+    experts: int = 30
+    """Networks, each from its own initialisation (released script: 30)."""
+    epochs: int = 11
+    """Epochs of each; must reach the last target. The released 50 without a schedule pass through the same first 11."""
+    lr: float = 0.01
+    """Learning rate of plain SGD: no momentum, no weight decay, no schedule."""
+    batch: int = 256
+    """Clips a step."""
 
     def networks(self) -> dict[str, str]:
-        return {"theta": self.config.network}
+        return {"theta": self.network}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """``trajectories`` (experts, epochs + 1, parameters) float32; entry 0 of each is its initialisation."""
-        cfg, device = self.config, context.device
+        device = context.device
         torch.manual_seed(context.seed)
         trajectories = []
-        for expert in range(cfg.experts):
+        for expert in range(self.experts):
             network = context.networks["theta"]().to(device).train()
-            optimizer = torch.optim.SGD(network.parameters(), lr=cfg.lr)
+            optimizer = torch.optim.SGD(network.parameters(), lr=self.lr)
             path = [flatten(network)]
-            for _ in range(cfg.epochs):
-                for rows in torch.randperm(len(train), generator=context.generator).split(cfg.batch):
+            for _ in range(self.epochs):
+                for rows in torch.randperm(len(train), generator=context.generator).split(self.batch):
                     clips = normalise(train.clips(rows), device)
                     if context.info.flip:
                         flipped = torch.rand(len(rows), generator=context.generator) < 0.5
@@ -75,7 +68,7 @@ class ExpertTrajectories:
                     optimizer.step()
                 path.append(flatten(network))
             trajectories.append(torch.stack(path))
-            context.progress(expert + 1, cfg.experts)
+            context.progress(expert + 1, self.experts)
         return {"trajectories": torch.stack(trajectories)}
 
     def load(self, tensors: dict[str, Tensor], context: Context) -> Tensor:
@@ -88,50 +81,44 @@ class MTT:
 
     native_labels = "hard"
 
-    @dataclass(frozen=True)
-    class Config:
-        network: str = "convnet3d"
-        """Evaluator whose trajectories are matched."""
-        experts: int = 30
-        """Expert networks (released script: 30)."""
-        expert_lr: float = 0.01
-        """Learning rate of the experts."""
-        start_epochs: int = 10
-        """A student starts after 0 .. start_epochs - 1 expert epochs (released: 10)."""
-        target_epochs: int = 1
-        """M, expert epochs from start to target (released: 1)."""
-        student_steps: int = 10
-        """N, steps of a student on the distilled clips (released: 10)."""
-        student_batch: int = 0
-        """Distilled clips of one student step; 0 is all of them (released: all at IPC 1)."""
-        iterations: int = 8000
-        """Optimisation steps (released: 8,000)."""
-        lr: float = 1e5
-        """Learning rate of the pixels, momentum 0.5 (released: 1e5 for MiniUCF, IPC 1)."""
-        student_lr: float = 0.01
-        """alpha at the start; it is learned, and never below 0.001."""
-        student_lr_lr: float = 1e-5
-        """Learning rate of alpha, momentum 0.5."""
+    network: str = "convnet3d"
+    """Evaluator whose trajectories are matched."""
+    experts: int = 30
+    """Expert networks (released script: 30)."""
+    expert_lr: float = 0.01
+    """Learning rate of the experts."""
+    start_epochs: int = 10
+    """A student starts after 0 .. start_epochs - 1 expert epochs (released: 10)."""
+    target_epochs: int = 1
+    """M, expert epochs from start to target (released: 1)."""
+    student_steps: int = 10
+    """N, steps of a student on the distilled clips (released: 10)."""
+    student_batch: int = 0
+    """Distilled clips of one student step; 0 is all of them (released: all at IPC 1)."""
+    iterations: int = 8000
+    """Optimisation steps (released: 8,000)."""
+    lr: float = 1e5
+    """Learning rate of the pixels, momentum 0.5 (released: 1e5 for MiniUCF, IPC 1)."""
+    student_lr: float = 0.01
+    """alpha at the start; it is learned, and never below 0.001."""
+    student_lr_lr: float = 1e-5
+    """Learning rate of alpha, momentum 0.5."""
 
-        def __post_init__(self) -> None:
-            counts = (self.experts, self.start_epochs, self.target_epochs, self.student_steps)
-            if min(counts) < 1 or min(self.iterations, self.student_batch) < 0:
-                raise ValueError("mtt takes experts, start_epochs, target_epochs and student_steps >= 1, iterations and student_batch >= 0")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        counts = (self.experts, self.start_epochs, self.target_epochs, self.student_steps)
+        if min(counts) < 1 or min(self.iterations, self.student_batch) < 0:
+            raise ValueError("mtt takes experts, start_epochs, target_epochs and student_steps >= 1, iterations and student_batch >= 0")
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        cfg = self.config
-        epochs = cfg.start_epochs + cfg.target_epochs
-        params = {"network": cfg.network, "experts": cfg.experts, "epochs": epochs, "lr": cfg.expert_lr}
+        epochs = self.start_epochs + self.target_epochs
+        params = {"network": self.network, "experts": self.experts, "epochs": epochs, "lr": self.expert_lr}
         return {"experts": Asset("expert_trajectories", params)}
 
     def networks(self) -> dict[str, str]:
-        return {"theta": self.config.network}
+        return {"theta": self.network}
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        cfg, device = self.config, context.device
+        device = context.device
         torch.manual_seed(context.seed)  # dropout of the students
         experts: Tensor = context.assets["experts"]
         network = context.networks["theta"]().to(device).train()
@@ -139,19 +126,19 @@ class MTT:
         clips, labels = real_clips(train, budget, context)
         clips.requires_grad_()
         targets = labels.to(device)
-        alpha = torch.tensor(cfg.student_lr, device=device, requires_grad=True)
+        alpha = torch.tensor(self.student_lr, device=device, requires_grad=True)
         optimizer = torch.optim.SGD(
-            [{"params": [clips], "lr": cfg.lr}, {"params": [alpha], "lr": cfg.student_lr_lr}], lr=cfg.lr, momentum=0.5
+            [{"params": [clips], "lr": self.lr}, {"params": [alpha], "lr": self.student_lr_lr}], lr=self.lr, momentum=0.5
         )
 
-        for iteration in range(cfg.iterations):
+        for iteration in range(self.iterations):
             expert = int(torch.randint(len(experts), (1,), generator=context.generator))
-            t = int(torch.randint(cfg.start_epochs, (1,), generator=context.generator))
+            t = int(torch.randint(self.start_epochs, (1,), generator=context.generator))
             start = experts[expert, t].to(device)
-            target = experts[expert, t + cfg.target_epochs].to(device)
+            target = experts[expert, t + self.target_epochs].to(device)
 
             theta = start.clone().requires_grad_()
-            for rows in draw_batches(len(labels), cfg, context):
+            for rows in draw_batches(len(labels), self, context):
                 loss = F.cross_entropy(forward(network, theta, clips[rows]), targets[rows])
                 (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
                 theta = theta - alpha * gradient
@@ -162,18 +149,18 @@ class MTT:
             optimizer.step()
             with torch.no_grad():
                 alpha.clamp_(min=0.001)
-            follow(context, "matching_loss", iteration + 1, cfg.iterations, distance)
+            follow(context, "matching_loss", iteration + 1, self.iterations, distance)
         context.metrics["synthetic_lr"] = float(alpha.detach())
         return DistilledSet.of_clips(denormalise(clips.detach()).cpu(), labels)
 
 
-def draw_batches(n: int, cfg: MTT.Config, context: Context) -> list[Tensor]:
+def draw_batches(n: int, method: MTT, context: Context) -> list[Tensor]:
     """Rows of each of the N student steps on the device: passes over all clips in random order, cut into batches."""
-    size = cfg.student_batch or n
+    size = method.student_batch or n
     batches: list[Tensor] = []
-    while len(batches) < cfg.student_steps:
+    while len(batches) < method.student_steps:
         batches += torch.randperm(n, generator=context.generator).to(context.device).split(size)
-    return batches[: cfg.student_steps]
+    return batches[: method.student_steps]
 
 
 def flatten(network: nn.Module) -> Tensor:

@@ -23,9 +23,6 @@ class Random:
 
     native_labels = "hard"
 
-    def __init__(self, config: object) -> None:
-        pass
-
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
 

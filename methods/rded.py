@@ -16,8 +16,6 @@ kept as uint8 instead of JPEG. Flips only where a flip keeps the label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,26 +30,21 @@ class RDED:
 
     native_labels = "soft"
 
-    @dataclass(frozen=True)
-    class Config:
-        teacher: str = "convnet3d"
-        """Evaluator that scores and labels, trained on the full training split."""
-        pool: int = 70
-        """Random videos of each class that are looked at (Video-DC: 70; Kinetics 100); all where a class has fewer."""
-        crops: int = 5
-        """m, random crops of each video (Video-DC: 5; Kinetics 10)."""
-        smallest_crop: float = 0.08
-        """Smallest share of the frame that a crop covers; the released share is not known, this is the usual one."""
+    teacher: str = "convnet3d"
+    """Evaluator that scores and labels, trained on the full training split."""
+    pool: int = 70
+    """Random videos of each class that are looked at (Video-DC: 70; Kinetics 100); all where a class has fewer."""
+    crops: int = 5
+    """m, random crops of each video (Video-DC: 5; Kinetics 10)."""
+    smallest_crop: float = 0.08
+    """Smallest share of the frame that a crop covers; the released share is not known, this is the usual one."""
 
-        def __post_init__(self) -> None:
-            if self.pool < 1 or self.crops < 1 or not 0 < self.smallest_crop <= 1:
-                raise ValueError(f"rded takes pool >= 1, crops >= 1 and smallest_crop in (0, 1], got {self}")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.pool < 1 or self.crops < 1 or not 0 < self.smallest_crop <= 1:
+            raise ValueError(f"rded takes pool >= 1, crops >= 1 and smallest_crop in (0, 1], got {self}")
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})}
+        return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
@@ -61,7 +54,7 @@ class RDED:
         kept, labels = [], []
         for label in range(budget.classes):
             rows = train.indices_of(label)
-            pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.config.pool, budget.ipc)]]
+            pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.pool, budget.ipc)]]
             easiest, loss = zip(*(self.easiest_crop(train.clips([row]), label, teacher, context) for row in pool.tolist()), strict=True)
             order = torch.stack(loss).argsort(stable=True)[: budget.ipc]
             kept += [easiest[i] for i in order.tolist()]
@@ -73,8 +66,8 @@ class RDED:
 
     def easiest_crop(self, clip: Tensor, label: int, teacher: torch.nn.Module, context: Context) -> tuple[Tensor, Tensor]:
         """Of m random crops of a clip (1, T, C, H, W) uint8, the one with the least cross-entropy, and that loss."""
-        m = self.config.crops
-        boxes = draw_boxes(m, self.config.smallest_crop, context.generator)
+        m = self.crops
+        boxes = draw_boxes(m, self.smallest_crop, context.generator)
         crops = crop_resized(clip.float().expand(m, -1, -1, -1, -1), boxes)
         if context.info.flip:
             flipped = torch.rand(m, generator=context.generator) < 0.5

@@ -24,7 +24,6 @@ last iterate is kept, not the best checkpoint on the test split.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -40,47 +39,42 @@ class VDSD:
 
     native_labels = "hard"
 
-    @dataclass(frozen=True)
-    class Config:
-        network: str = "convnet3d"
-        """Evaluator that is drawn anew at every iteration of stage 2 to embed the clips."""
-        static_per_clip: int = 2
-        """Still images that a clip of the budget owns (paper: 2)."""
-        dynamic_per_clip: int = 2
-        """Dynamic memories that a clip of the budget owns (paper: 2)."""
-        half: bool = False
-        """Store images and memories in half precision (paper: float32)."""
-        static_iterations: int = 1000
-        """Steps of stage 1 (DC's number for images; the paper's is not known)."""
-        static_lr: float = 0.1
-        """Learning rate of the still images, momentum 0.5 (DC's)."""
-        static_width: int = 128
-        """Channels of the 2-D network of stage 1: three blocks with instance norm (DC's)."""
-        iterations: int = 5000
-        """Steps of stage 2 (paper: 5,000)."""
-        lr_dynamic: float = 1e-4
-        """Learning rate of the memories, momentum 0.95 (released, MiniUCF: 1e-4 at IPC 1, 1e3 at IPC 5)."""
-        lr_hallucinator: float = 1e-5
-        """Learning rate of the hallucinator, momentum 0.95 (released, MiniUCF: 1e-5 at IPC 1, 1e-6 at IPC 5)."""
-        real_batch: int = 64
-        """Real clips, in stage 1 real frames, of each class at every iteration (paper: 64)."""
+    network: str = "convnet3d"
+    """Evaluator that is drawn anew at every iteration of stage 2 to embed the clips."""
+    static_per_clip: int = 2
+    """Still images that a clip of the budget owns (paper: 2)."""
+    dynamic_per_clip: int = 2
+    """Dynamic memories that a clip of the budget owns (paper: 2)."""
+    half: bool = False
+    """Store images and memories in half precision (paper: float32)."""
+    static_iterations: int = 1000
+    """Steps of stage 1 (DC's number for images; the paper's is not known)."""
+    static_lr: float = 0.1
+    """Learning rate of the still images, momentum 0.5 (DC's)."""
+    static_width: int = 128
+    """Channels of the 2-D network of stage 1: three blocks with instance norm (DC's)."""
+    iterations: int = 5000
+    """Steps of stage 2 (paper: 5,000)."""
+    lr_dynamic: float = 1e-4
+    """Learning rate of the memories, momentum 0.95 (released, MiniUCF: 1e-4 at IPC 1, 1e3 at IPC 5)."""
+    lr_hallucinator: float = 1e-5
+    """Learning rate of the hallucinator, momentum 0.95 (released, MiniUCF: 1e-5 at IPC 1, 1e-6 at IPC 5)."""
+    real_batch: int = 64
+    """Real clips, in stage 1 real frames, of each class at every iteration (paper: 64)."""
 
-        def __post_init__(self) -> None:
-            if min(self.static_per_clip, self.dynamic_per_clip, self.real_batch, self.static_width) < 1:
-                raise ValueError("vdsd_dm takes static_per_clip, dynamic_per_clip, real_batch and static_width of at least 1")
-            if min(self.iterations, self.static_iterations) < 0:
-                raise ValueError("vdsd_dm takes iterations and static_iterations of at least 0")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __post_init__(self) -> None:
+        if min(self.static_per_clip, self.dynamic_per_clip, self.real_batch, self.static_width) < 1:
+            raise ValueError("vdsd_dm takes static_per_clip, dynamic_per_clip, real_batch and static_width of at least 1")
+        if min(self.iterations, self.static_iterations) < 0:
+            raise ValueError("vdsd_dm takes iterations and static_iterations of at least 0")
 
     def networks(self) -> dict[str, str]:
-        return {"psi": self.config.network}
+        return {"psi": self.network}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         t, c, h, w = budget.clip_shape
-        planes = self.config.static_per_clip * c + self.config.dynamic_per_clip * t
-        needed = (2 if self.config.half else 4) * planes * h * w * budget.clips + 4 * (27 * (c + 1) * c + c)
+        planes = self.static_per_clip * c + self.dynamic_per_clip * t
+        needed = (2 if self.half else 4) * planes * h * w * budget.clips + 4 * (27 * (c + 1) * c + c)
         if needed <= budget.bytes:
             return None
         return (
@@ -89,50 +83,50 @@ class VDSD:
         )
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        cfg, device = self.config, context.device
+        device = context.device
         t, channels, height, width = budget.clip_shape
         torch.manual_seed(context.seed)
         rows_of_class = [train.indices_of(label) for label in range(budget.classes)]
 
-        static = distil_frames(train, rows_of_class, budget, cfg, context)  # (classes, IPC, images, C, H, W)
-        dynamic = torch.randn(budget.classes, budget.ipc, cfg.dynamic_per_clip, t, 1, height, width, device=device)
+        static = distil_frames(train, rows_of_class, budget, self, context)  # (classes, IPC, images, C, H, W)
+        dynamic = torch.randn(budget.classes, budget.ipc, self.dynamic_per_clip, t, 1, height, width, device=device)
         with device:
             hallucinator = nn.Conv3d(channels + 1, channels, kernel_size=3, padding=1)
 
         optimizer = torch.optim.SGD(
             [
-                {"params": [dynamic.requires_grad_()], "lr": cfg.lr_dynamic},
-                {"params": hallucinator.parameters(), "lr": cfg.lr_hallucinator},
+                {"params": [dynamic.requires_grad_()], "lr": self.lr_dynamic},
+                {"params": hallucinator.parameters(), "lr": self.lr_hallucinator},
             ],
-            lr=cfg.lr_dynamic,
+            lr=self.lr_dynamic,
             momentum=0.95,
         )
         slots = torch.arange(budget.ipc)
-        for iteration in range(cfg.iterations):
+        for iteration in range(self.iterations):
             psi = random_embedding(context, "psi")
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=device)
             for c in range(budget.classes):
                 with torch.no_grad():
-                    real = psi(draw_batch(train, rows_of_class[c], cfg.real_batch, context)).mean(0)
-                image = torch.randint(cfg.static_per_clip, (budget.ipc,), generator=context.generator)
-                memory = torch.randint(cfg.dynamic_per_clip, (budget.ipc,), generator=context.generator)
+                    real = psi(draw_batch(train, rows_of_class[c], self.real_batch, context)).mean(0)
+                image = torch.randint(self.static_per_clip, (budget.ipc,), generator=context.generator)
+                memory = torch.randint(self.dynamic_per_clip, (budget.ipc,), generator=context.generator)
                 clips = hallucinate(static[c, slots, image], dynamic[c, slots, memory], hallucinator.weight, hallucinator.bias)
                 distance = (real - psi(clips).mean(0)).square().sum()
                 distance.backward()
                 loss += distance.detach()
             optimizer.step()
-            follow(context, "matching_loss", iteration + 1, cfg.iterations, loss)
+            follow(context, "matching_loss", iteration + 1, self.iterations, loss)
 
         assert hallucinator.bias is not None
-        precision = torch.float16 if cfg.half else torch.float32
+        precision = torch.float16 if self.half else torch.float32
         tensors = {
             "static": static.to(precision).cpu(),
             "dynamic": dynamic.detach().to(precision).cpu(),
             "hallucinator.weight": hallucinator.weight.detach().cpu(),
             "hallucinator.bias": hallucinator.bias.detach().cpu(),
         }
-        videos = budget.ipc * cfg.static_per_clip * cfg.dynamic_per_clip
+        videos = budget.ipc * self.static_per_clip * self.dynamic_per_clip
         return DistilledSet(tensors, torch.arange(budget.classes).repeat_interleave(videos))
 
     def materialise(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -152,20 +146,20 @@ def hallucinate(static: Tensor, dynamic: Tensor, weight: Tensor, bias: Tensor | 
     return F.conv3d(torch.cat([repeated, dynamic], 2).transpose(1, 2), weight, bias, padding=1).transpose(1, 2)
 
 
-def distil_frames(train: Split, rows_of_class: list[Tensor], budget: Budget, cfg: VDSD.Config, context: Context) -> Tensor:
+def distil_frames(train: Split, rows_of_class: list[Tensor], budget: Budget, method: VDSD, context: Context) -> Tensor:
     """Stage 1, DC: images (classes, IPC, images, C, H, W), normalised, that give random 2-D networks the gradients of real frames."""
     _, channels, height, width = budget.clip_shape
-    per_class = budget.ipc * cfg.static_per_clip
+    per_class = budget.ipc * method.static_per_clip
     images = torch.stack([draw_frames(train, rows, per_class, context, repeat=True) for rows in rows_of_class]).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=cfg.static_lr, momentum=0.5)
-    for iteration in range(cfg.static_iterations):
+    optimizer = torch.optim.SGD([images], lr=method.static_lr, momentum=0.5)
+    for iteration in range(method.static_iterations):
         with context.device:
-            network = frame_network((channels, height, width), budget.classes, cfg.static_width)
+            network = frame_network((channels, height, width), budget.classes, method.static_width)
         parameters = list(network.parameters())
         optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=context.device)
         for c, rows in enumerate(rows_of_class):
-            frames = draw_frames(train, rows, cfg.real_batch, context)
+            frames = draw_frames(train, rows, method.real_batch, context)
             label = torch.tensor(c, device=context.device)
             real = torch.autograd.grad(F.cross_entropy(network(frames), label.expand(len(frames))), parameters)
             made = torch.autograd.grad(F.cross_entropy(network(images[c]), label.expand(per_class)), parameters, create_graph=True)
@@ -173,8 +167,8 @@ def distil_frames(train: Split, rows_of_class: list[Tensor], budget: Budget, cfg
             distance.backward(inputs=[images])
             loss += distance.detach()
         optimizer.step()
-        follow(context, "static_matching_loss", iteration + 1, cfg.static_iterations, loss)
-    return images.detach().view(budget.classes, budget.ipc, cfg.static_per_clip, channels, height, width)
+        follow(context, "static_matching_loss", iteration + 1, method.static_iterations, loss)
+    return images.detach().view(budget.classes, budget.ipc, method.static_per_clip, channels, height, width)
 
 
 def draw_frames(train: Split, rows: Tensor, count: int, context: Context, repeat: bool = False) -> Tensor:

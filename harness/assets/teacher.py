@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from harness.data.base import Split
@@ -17,18 +15,13 @@ class Teacher:
 
     uses_protocol = True  # the recipe is part of its key
 
-    @dataclass(frozen=True)
-    class Config:
-        evaluator: str = "convnet3d"
-        """The network, an evaluator spec such as convnet3d or c3d[width=32]."""
-        seed: int = 0
-        """Seed of initialisation, batch order and dropout."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    evaluator: str = "convnet3d"
+    """The network, an evaluator spec such as convnet3d or c3d[width=32]."""
+    seed: int = 0
+    """Seed of initialisation, batch order and dropout."""
 
     def networks(self) -> dict[str, str]:
-        return {"network": self.config.evaluator}
+        return {"network": self.evaluator}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """The network's parameters and buffers after training, on the CPU. Puts the loss curve into the record."""
@@ -37,7 +30,7 @@ class Teacher:
             train,
             train.labels,
             context.protocol.on(context.info),
-            seed=self.config.seed,
+            seed=self.seed,
             device=context.device,
             progress=context.progress,
         )

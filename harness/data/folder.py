@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,22 +19,18 @@ _COLUMNS = ("path", "label", "split")
 class VideoFolder(ListedVideos):
     """DIR/train/<class>/* and DIR/test/<class>/*: videos, or folders of extracted frames."""
 
-    @dataclass(frozen=True)
-    class Config:
-        stride: int = 4
-        """Native frames from one frame of a clip to the next; less where the video is too short."""
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = False
-        """Whether a mirrored clip keeps its label."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    stride: int = 4
+    """Native frames from one frame of a clip to the next; less where the video is too short."""
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = False
+    """Whether a mirrored clip keeps its label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -64,24 +59,20 @@ class VideoFolder(ListedVideos):
 class VideoTable(ListedVideos):
     """A table DIR/videos.csv with the columns path, label, split (train or test); paths are relative to DIR or absolute."""
 
-    @dataclass(frozen=True)
-    class Config:
-        file: str = "videos.csv"
-        """Name of the table in the data root."""
-        stride: int = 4
-        """Native frames from one frame of a clip to the next; less where the video is too short."""
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = False
-        """Whether a mirrored clip keeps its label."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    file: str = "videos.csv"
+    """Name of the table in the data root."""
+    stride: int = 4
+    """Native frames from one frame of a clip to the next; less where the video is too short."""
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = False
+    """Whether a mirrored clip keeps its label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -98,7 +89,7 @@ class VideoTable(ListedVideos):
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
-        path = self.root / self.config.file
+        path = self.root / self.file
         try:
             with open(path, newline="", encoding="utf-8-sig") as handle:
                 reader = csv.DictReader(handle)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -35,20 +34,16 @@ class Kinetics400(ListedVideos):
     fit = "squash"
     rule = "centred"
 
-    @dataclass(frozen=True)
-    class Config:
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = True
-        """Whether a mirrored clip keeps its label."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = True
+    """Whether a mirrored clip keeps its label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes

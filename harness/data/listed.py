@@ -35,27 +35,35 @@ class Listed:
     path: Path | None
 
 
+@dataclass(frozen=True)
 class ListedVideos:
     """Base of the datasets that are video files (or frame folders) named by lists.
 
-    A subclass has a nested ``Config`` with at least ``train_clips, test_clips, seed, flip, max_lost``, and defines ``classes()`` and
-    ``listing(split)``; ``choose`` and ``fit`` where its frames are not taken as UCF101's are.
+    A subclass defines ``classes()`` and ``listing(split)``; ``choose`` and ``fit`` where its frames are not taken as UCF101's are.
+    A parameter of its own that decides which clips there are, not how one of them looks, is named in ``choices``.
     """
 
-    default_shape: ClipShape = (16, 3, 112, 112)
-    fit = "crop"
-    rule = "strided"
-    version = 1
+    default_shape: ClassVar[ClipShape] = (16, 3, 112, 112)
+    fit: ClassVar[str] = "crop"
+    rule: ClassVar[str] = "strided"
+    version: ClassVar[int] = 1
+    choices: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, config: Any, root: Path | None = None) -> None:
-        name = type(self).__plugin__[1]  # type: ignore[attr-defined]
-        if root is None:
-            raise DataError(f"dataset {name!r} is read from disk: name its folder with --data-root DIR")
-        if not Path(root).is_dir():
-            raise DataError(f"data root {root} does not exist or is not a folder")
-        if config.train_clips < 1 or config.test_clips < 1:
-            raise DataError(f"{name}: train_clips and test_clips must be at least 1")
-        self.name, self.config, self.root = name, config, Path(root)
+    root: Path | None = None
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = False
+    """Whether a mirrored clip keeps its label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
+
+    def __post_init__(self) -> None:
+        if self.train_clips < 1 or self.test_clips < 1:
+            raise ValueError("train_clips and test_clips must be at least 1")
 
     def classes(self) -> tuple[str, ...]:
         raise NotImplementedError

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,27 +40,24 @@ class MovingDigits:
     default_shape: ClipShape = (8, 1, 32, 32)
     flip = False
 
-    @dataclass(frozen=True)
-    class Config:
-        preset: str = "plain"
-        """plain: one digit on a dark ground; hard: low contrast, a moving background and two still digits besides."""
-        train_per_class: int = 300
-        """Training clips of each class."""
-        test_per_class: int = 40
-        """Test clips of each class."""
+    preset: str = "plain"
+    """plain: one digit on a dark ground; hard: low contrast, a moving background and two still digits besides."""
+    train_per_class: int = 300
+    """Training clips of each class."""
+    test_per_class: int = 40
+    """Test clips of each class."""
 
-    def __init__(self, config: Config, root: Path | None = None) -> None:
-        if config.preset not in PRESETS:
-            raise DataError(f"moving-digits: preset {config.preset!r} does not exist; valid: {', '.join(PRESETS)}")
-        if config.train_per_class < 1 or config.test_per_class < 1:
-            raise DataError("moving-digits: train_per_class and test_per_class must be at least 1")
-        self.config = config
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} does not exist; valid: {', '.join(PRESETS)}")
+        if self.train_per_class < 1 or self.test_per_class < 1:
+            raise ValueError("train_per_class and test_per_class must be at least 1")
 
     def classes(self) -> tuple[str, ...]:
         return LAWS
 
     def items(self, split: str) -> Sequence[Item]:
-        per_class = {"train": self.config.train_per_class, "test": self.config.test_per_class}[split]
+        per_class = {"train": self.train_per_class, "test": self.test_per_class}[split]
         return [Item(f"{split}-{n:05d}", n % len(LAWS)) for n in range(per_class * len(LAWS))]
 
     def read(self, item: Item, clip_shape: ClipShape) -> Clip:
@@ -71,12 +67,12 @@ class MovingDigits:
             raise DataError(f"moving-digits: clips must have T >= 2, C 1 or 3 and H = W, got {clip_shape}")
         split, number = item.id.split("-")
         rng = np.random.default_rng((VERSION, split == "test", int(number)))
-        canvas = draw_clip(rng, LAWS[item.label], split, frames, height, hard=self.config.preset == "hard")
+        canvas = draw_clip(rng, LAWS[item.label], split, frames, height, hard=self.preset == "hard")
         pixels = (canvas.clamp(0, 1) * 255).round().to(torch.uint8)
         return Clip(np.repeat(pixels.numpy()[:, None], channels, axis=1), native_frames=frames)
 
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(["moving-digits", VERSION, asdict(self.config)], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(["moving-digits", VERSION, asdict(self)], sort_keys=True).encode()).hexdigest()
 
 
 def draw_clip(rng: np.random.Generator, law: str, split: str, frames: int, size: int, hard: bool) -> Tensor:

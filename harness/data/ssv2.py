@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,16 @@ class SomethingSomethingV2(ListedVideos):
     fit = "squash"
     rule = "spread"
 
-    @dataclass(frozen=True)
-    class Config:
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = False
-        """Whether a mirrored clip keeps its label; left and right are labels here."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = False
+    """Whether a mirrored clip keeps its label; left and right are labels here."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -30,30 +29,26 @@ MINIUCF_CLASSES = tuple(_MINIUCF.split())
 class UCF101(ListedVideos):
     """UCF101 (101 classes, 13,320 videos), or any folder in its layout with its own classInd.txt."""
 
-    @dataclass(frozen=True)
-    class Config:
-        split: int = 1
-        """Official split: 1, 2 or 3."""
-        stride: int = 4
-        """Native frames from one frame of a clip to the next; less where the video is too short."""
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = True
-        """Whether a mirrored clip keeps its label; say false where left and right are classes."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    split: int = 1
+    """Official split: 1, 2 or 3."""
+    stride: int = 4
+    """Native frames from one frame of a clip to the next; less where the video is too short."""
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = True
+    """Whether a mirrored clip keeps its label; say false where left and right are classes."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
 
     def listing(self, split: str) -> Iterator[Listed]:
-        path = self._list(f"{split}list{self.config.split:02d}.txt")
+        path = self._list(f"{split}list{self.split:02d}.txt")
         classes = self.classes()
         bases = [base for base in (self.root / b for b in (".", "videos", "UCF-101", "jpegs_256", "rawframes")) if base.is_dir()]
         for number, line in read_lines(path):
@@ -103,24 +98,20 @@ class UCF101(ListedVideos):
 class MiniUCF(UCF101):
     """MiniUCF: 50 classes of UCF101, official split 1 (4,662 training and 1,861 test videos)."""
 
-    @dataclass(frozen=True)
-    class Config(UCF101.Config):
-        split: int = 1
-        """Official split of UCF101; the papers use 1."""
-        stride: int = 4
-        """Native frames from one frame of a clip to the next; less where the video is too short."""
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = True
-        """Whether a mirrored clip keeps its label."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    split: int = 1
+    """Official split of UCF101; the papers use 1."""
+    stride: int = 4
+    """Native frames from one frame of a clip to the next; less where the video is too short."""
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = True
+    """Whether a mirrored clip keeps its label."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return MINIUCF_CLASSES

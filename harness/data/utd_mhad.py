@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,30 +34,26 @@ class UTDMHAD(ListedVideos):
 
     rule = "strided depth"
 
-    @dataclass(frozen=True)
-    class Config:
-        train_subjects: str = "1357"
-        """The people of the training split, one digit each (1 to 8); the others are the test split."""
-        stride: int = 4
-        """Native frames from one frame of a clip to the next; less where the video is too short."""
-        train_clips: int = 1
-        """Clips taken of each training video."""
-        test_clips: int = 1
-        """Clips taken of each test video."""
-        seed: int = 0
-        """Decides where in its video a clip starts."""
-        flip: bool = False
-        """Whether a mirrored clip keeps its label; left and right are labels here."""
-        max_lost: float = 0.02
-        """Share of a split's videos that may be missing or broken; more is an error."""
-
-    config: Config
+    train_subjects: str = "1357"
+    """The people of the training split, one digit each (1 to 8); the others are the test split."""
+    stride: int = 4
+    """Native frames from one frame of a clip to the next; less where the video is too short."""
+    train_clips: int = 1
+    """Clips taken of each training video."""
+    test_clips: int = 1
+    """Clips taken of each test video."""
+    seed: int = 0
+    """Decides where in its video a clip starts."""
+    flip: bool = False
+    """Whether a mirrored clip keeps its label; left and right are labels here."""
+    max_lost: float = 0.02
+    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return ACTIONS
 
     def listing(self, split: str) -> Iterator[Listed]:
-        people = set(self.config.train_subjects)
+        people = set(self.train_subjects)
         if not people or not people < set("12345678"):
             raise DataError(f"utd_mhad: train_subjects {''.join(sorted(people))!r} must be some (not all) of the digits 1 to 8")
         for action, subject, trial, path in self._files():

@@ -37,80 +37,79 @@ if TYPE_CHECKING:
 class GVD:
     """Guided video diffusion: latents are pulled to class-wise modes while they are denoised, several videos make one instance."""
 
-    native_labels = "soft"
+    guidance: float = 0.1
+    """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
+    w_end: float = 0.0
+    """Weight of the guidance in the last frame; the first frame has 1. 1 is MGD3's uniform guidance."""
+    decay: Literal["linear", "none", "cosine"] = "linear"
+    """How the weight falls from the first frame to the last; none: it does not."""
+    stop: float = 0.5
+    """Fraction of the denoising steps, counted from the noise, that are guided."""
+    modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
+    """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
+    features: Literal["latent", "teacher"] = "latent"
+    """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
+    init: Literal["noise", "mode"] = "noise"
+    """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
+    init_level: float = 0.8
+    """Fraction of the steps that are done when denoising starts from the mode."""
+    compose: int = 2
+    """Videos that give their frames to one instance (MVIC); 1: off."""
+    soft: bool = True
+    """Store the teacher's logits with the set."""
+    teacher: str = "convnet3d"
+    """Evaluator network of the teacher, trained on the full training split."""
+    cfg: float = 2.5
+    """Scale of classifier-free guidance; 1: off, and half the time."""
+    sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
+    """Sampler."""
+    steps: int = 12
+    """Denoising steps."""
+    shift: float = 3.0
+    """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
+    backbone: str = "trained"
+    """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
+    prompt: str = "a video of {}"
+    """What a pretrained pipeline is asked for; {} is the class name."""
+    resolution: int = 0
+    """Height and width at which a pretrained pipeline works; 0: its own."""
+    codec: str = "patch"
+    """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
+    batch: int = 12
+    """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
+    quality: bool = True
+    """Measure the set in the teacher's features: recognised, diverse, covering, Frechet distance, motion."""
 
-    @dataclass(frozen=True)
-    class Config:
-        guidance: float = 0.1
-        """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
-        w_end: float = 0.0
-        """Weight of the guidance in the last frame; the first frame has 1. 1 is MGD3's uniform guidance."""
-        decay: Literal["linear", "none", "cosine"] = "linear"
-        """How the weight falls from the first frame to the last; none: it does not."""
-        stop: float = 0.5
-        """Fraction of the denoising steps, counted from the noise, that are guided."""
-        modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
-        """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
-        features: Literal["latent", "teacher"] = "latent"
-        """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
-        init: Literal["noise", "mode"] = "noise"
-        """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
-        init_level: float = 0.8
-        """Fraction of the steps that are done when denoising starts from the mode."""
-        compose: int = 2
-        """Videos that give their frames to one instance (MVIC); 1: off."""
-        soft: bool = True
-        """Store the teacher's logits with the set."""
-        teacher: str = "convnet3d"
-        """Evaluator network of the teacher, trained on the full training split."""
-        cfg: float = 2.5
-        """Scale of classifier-free guidance; 1: off, and half the time."""
-        sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
-        """Sampler."""
-        steps: int = 12
-        """Denoising steps."""
-        shift: float = 3.0
-        """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
-        backbone: str = "trained"
-        """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
-        prompt: str = "a video of {}"
-        """What a pretrained pipeline is asked for; {} is the class name."""
-        resolution: int = 0
-        """Height and width at which a pretrained pipeline works; 0: its own."""
-        codec: str = "patch"
-        """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
-        batch: int = 12
-        """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
-        quality: bool = True
-        """Measure the set in the teacher's features: recognised, diverse, covering, Frechet distance, motion."""
-
-    def __init__(self, config: Config) -> None:
-        if config.compose < 1 or config.steps < 1 or config.batch < 1:
-            raise ValueError(f"gvd: compose, steps and batch must be at least 1, got {config.compose}, {config.steps} and {config.batch}")
-        if config.shift <= 0:
-            raise ValueError(f"gvd: shift must be above 0, got {config.shift}")
-        if config.guidance < 0 or not 0 <= config.stop <= 1 or not 0 < config.init_level <= 1:
+    def __post_init__(self) -> None:
+        if self.compose < 1 or self.steps < 1 or self.batch < 1:
+            raise ValueError(f"compose, steps and batch must be at least 1, got {self.compose}, {self.steps} and {self.batch}")
+        if self.shift <= 0:
+            raise ValueError(f"shift must be above 0, got {self.shift}")
+        if self.guidance < 0 or not 0 <= self.stop <= 1 or not 0 < self.init_level <= 1:
             raise ValueError(
-                f"gvd: guidance must not be negative, stop in [0, 1] and init_level in (0, 1], "
-                f"got {config.guidance}, {config.stop} and {config.init_level}"
+                f"guidance must not be negative, stop in [0, 1] and init_level in (0, 1], "
+                f"got {self.guidance}, {self.stop} and {self.init_level}"
             )
-        self.config = config
-        self.native_labels = "soft" if config.soft else "hard"
+
+    @property
+    def native_labels(self) -> Literal["hard", "soft"]:
+        """Soft where the logits are stored."""
+        return "soft" if self.soft else "hard"
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
         needed = {}
-        if self.config.backbone == "trained":
-            needed["backbone"] = Asset("video_diffusion", {"codec": self.config.codec})
-        if self.config.soft or self.config.quality or self.config.features == "teacher":
-            needed["teacher"] = Asset("teacher", {"evaluator": self.config.teacher})
-        if self.config.quality:
-            needed["reference"] = Asset("feature_reference", {"teacher": self.config.teacher})
+        if self.backbone == "trained":
+            needed["backbone"] = Asset("video_diffusion", {"codec": self.codec})
+        if self.soft or self.quality or self.features == "teacher":
+            needed["teacher"] = Asset("teacher", {"evaluator": self.teacher})
+        if self.quality:
+            needed["reference"] = Asset("feature_reference", {"teacher": self.teacher})
         return needed
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         frames = budget.clip_shape[0]
-        if self.config.compose > frames:
-            return f"compose={self.config.compose} videos do not fit into {frames} frames"
+        if self.compose > frames:
+            return f"compose={self.compose} videos do not fit into {frames} frames"
         return None
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
@@ -118,60 +117,56 @@ class GVD:
         from methods.gvd.quality import label_clips, measure_quality
         from methods.gvd.sampling import Sampling
 
-        config, backbone = self.config, self._backbone(context)
+        backbone = self._backbone(context)
         guidance, start = self._guidance()
-        how = Sampling(config.sampler, config.steps, config.cfg, start, config.shift)
+        how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
         clips = torch.empty((budget.clips, *budget.clip_shape), dtype=torch.uint8)
         labels = torch.arange(budget.classes).repeat_interleave(budget.ipc)
-        done, total = 0, budget.clips * config.compose
+        done, total = 0, budget.clips * self.compose
         for modes, classes in self._batches(backbone.codec, train, budget, context):
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
             modes, classes = modes.to(context.device), classes.to(context.device)
             latents = backbone.generate(modes, classes, noise, guidance, how)
-            place_runs(clips, backbone.codec.decode(latents).cpu(), done, config.compose)
+            place_runs(clips, backbone.codec.decode(latents).cpu(), done, self.compose)
             done += len(modes)
             context.progress(done, total)
-        logits = label_clips(context.assets["teacher"], clips, context) if config.soft or config.quality else None
-        if config.quality and logits is not None:
+        logits = label_clips(context.assets["teacher"], clips, context) if self.soft or self.quality else None
+        if self.quality and logits is not None:
             teacher, reference = context.assets["teacher"], context.assets["reference"]
             context.metrics.update(measure_quality(clips, labels, logits, teacher, reference, context))
         context.metrics["videos_generated"] = float(total)
-        return DistilledSet.of_clips(clips, labels, logits if config.soft else None)
+        return DistilledSet.of_clips(clips, labels, logits if self.soft else None)
 
     def _guidance(self) -> tuple[Guidance, float]:
         """The guidance, and the fraction of the steps to do."""
         from methods.gvd.guidance import Guidance
-
-        config = self.config
-        if config.init == "mode":
-            return Guidance(0.0), config.init_level
-        return Guidance(config.guidance, config.w_end, config.decay, config.stop), 1.0
+        if self.init == "mode":
+            return Guidance(0.0), self.init_level
+        return Guidance(self.guidance, self.w_end, self.decay, self.stop), 1.0
 
     def _backbone(self, context: Context) -> Any:
         """What generates: the asset that was trained here, or a pretrained pipeline."""
-        if self.config.backbone == "trained":
+        if self.backbone == "trained":
             return context.assets["backbone"]
         from methods.gvd.pipelines import load_pipeline
 
-        return load_pipeline(self.config.backbone, context.info, self.config.prompt, self.config.resolution, context.device)
+        return load_pipeline(self.backbone, context.info, self.prompt, self.resolution, context.device)
 
     def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
         from methods.gvd.modes import find_modes
         from methods.gvd.quality import label_clips
-
-        config = self.config
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
             features = None
-            if config.features == "teacher":
+            if self.features == "teacher":
                 features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
-            k, seed = budget.ipc * config.compose, context.seed + label
-            found = find_modes(codec, train, label, k, config.modes, seed, context.device, features)
+            k, seed = budget.ipc * self.compose, context.seed + label
+            found = find_modes(codec, train, label, k, self.modes, seed, context.device, features)
             waiting = torch.cat([waiting, found]) if len(waiting) else found
             classes = torch.cat([classes, torch.full((len(found),), label)])
-            while len(waiting) >= config.batch:
-                yield waiting[: config.batch], classes[: config.batch]
-                waiting, classes = waiting[config.batch :], classes[config.batch :]
+            while len(waiting) >= self.batch:
+                yield waiting[: self.batch], classes[: self.batch]
+                waiting, classes = waiting[self.batch :], classes[self.batch :]
         if len(waiting):
             yield waiting, classes

@@ -183,74 +183,68 @@ class Backbone:
 class VideoDiffusion:
     """Class-conditional latent video diffusion, trained on the training split; the shipped weights where they were trained on this data."""
 
-    @dataclass(frozen=True)
-    class Config:
-        codec: str = "patch"
-        """Latents: the kind of the asset latent_codec."""
-        width: int = 96
-        """Channels of the first level that mixes frames."""
-        multipliers: tuple[int, ...] = (1, 1)
-        """Channels of each of these levels in units of ``width``; from one to the next the size halves."""
-        layers: int = 1
-        """Residual blocks of a level."""
-        predicts: Literal["x0", "velocity"] = "x0"
-        """What the network's output is; the loss is that of the velocity either way."""
-        frame_width: int = 32
-        """Channels of a finer level around those that draws every frame by itself, with weights that all frames share; 0: none."""
-        torus: bool = False
-        """For canvases that wrap around: circular convolutions (the level of ``frame_width`` keeps its borders, which costs less), and
-        random cyclic shifts of whole clips in training."""
-        steps: int = 20000
-        """Training steps."""
-        seconds: float = 900
-        """Training ends after so many seconds if the steps are not done by then; 0: no limit. The schedule shortens accordingly."""
-        batch: int = 32
-        """Clips of one step."""
-        lr: float = 1e-3
-        """Peak learning rate of AdamW: linear warm-up over 2 %, cosine to 0."""
-        ema: float = 0.998
-        """Decay of the averaged weights."""
-        noise_mean: float = 0.5
-        """Mean of the logit of t in training: above 0 the high noise levels, where motion is decided, are seen more often."""
-        drop_class: float = 0.1
-        """Part of the clips trained without their class."""
-        shipped: bool = True
-        """Use the weights that come with the project where the dataset is exactly theirs. They decide the fields above."""
-        seed: int = 0
-        """Seed of initialisation, batches and noise."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    codec: str = "patch"
+    """Latents: the kind of the asset latent_codec."""
+    width: int = 96
+    """Channels of the first level that mixes frames."""
+    multipliers: tuple[int, ...] = (1, 1)
+    """Channels of each of these levels in units of ``width``; from one to the next the size halves."""
+    layers: int = 1
+    """Residual blocks of a level."""
+    predicts: Literal["x0", "velocity"] = "x0"
+    """What the network's output is; the loss is that of the velocity either way."""
+    frame_width: int = 32
+    """Channels of a finer level around those that draws every frame by itself, with weights that all frames share; 0: none."""
+    torus: bool = False
+    """For canvases that wrap around: circular convolutions (the level of ``frame_width`` keeps its borders, which costs less), and
+    random cyclic shifts of whole clips in training."""
+    steps: int = 20000
+    """Training steps."""
+    seconds: float = 900
+    """Training ends after so many seconds if the steps are not done by then; 0: no limit. The schedule shortens accordingly."""
+    batch: int = 32
+    """Clips of one step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW: linear warm-up over 2 %, cosine to 0."""
+    ema: float = 0.998
+    """Decay of the averaged weights."""
+    noise_mean: float = 0.5
+    """Mean of the logit of t in training: above 0 the high noise levels, where motion is decided, are seen more often."""
+    drop_class: float = 0.1
+    """Part of the clips trained without their class."""
+    shipped: bool = True
+    """Use the weights that come with the project where the dataset is exactly theirs. They decide the fields above."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise."""
 
     def assets(self, info: Any) -> dict[str, Asset]:
-        return {"codec": Asset("latent_codec", {"kind": self.config.codec})}
+        return {"codec": Asset("latent_codec", {"kind": self.codec})}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """The averaged weights in half precision and their description. Resumes from its checkpoint after an interruption."""
-        shipped = shipped_tensors(train.info.digest) if self.config.shipped and self.config.codec == "patch" else None
+        shipped = shipped_tensors(train.info.digest) if self.shipped and self.codec == "patch" else None
         context.metrics["shipped_weights"] = float(shipped is not None)
         if shipped is not None:
             return {name: t for name, t in shipped.items() if not name.startswith("codec.")}
         codec: Codec = context.assets["codec"]
         latents = encode_all(codec, train, context.scratch / "latents.npy", context.device)
-        config = self.config
         architecture = Architecture(
             codec.latent_shape,
             len(train.info.classes),
-            config.width,
-            tuple(config.multipliers),
-            config.layers,
-            config.torus,
-            config.predicts,
-            config.frame_width,
+            self.width,
+            tuple(self.multipliers),
+            self.layers,
+            self.torus,
+            self.predicts,
+            self.frame_width,
         )
-        trainer = Trainer(architecture, config, context.device)
+        trainer = Trainer(architecture, self, context.device)
         trainer.run(latents, train.labels, context)
         context.metrics["parameters"] = float(sum(p.numel() for p in trainer.network.parameters()))
-        context.metrics["samples_seen"] = float(trainer.step * self.config.batch)
+        context.metrics["samples_seen"] = float(trainer.step * self.batch)
         context.metrics["train_seconds"] = trainer.seconds
         context.curves["loss"] = trainer.curve
-        return pack(trainer.average, {"training": {**asdict(self.config), "steps_done": trainer.step, "seconds": round(trainer.seconds)}})
+        return pack(trainer.average, {"training": {**asdict(self), "steps_done": trainer.step, "seconds": round(trainer.seconds)}})
 
     def load(self, tensors: dict[str, Tensor], context: Context) -> Backbone:
         return Backbone(unpack(tensors).to(context.device).eval().requires_grad_(False), context.assets["codec"])
@@ -292,7 +286,7 @@ def encode_all(codec: Codec, train: Split, path: Path, device: torch.device) -> 
 class Trainer:
     """The training loop: flow matching, averaged weights, checkpoints that it resumes from."""
 
-    def __init__(self, architecture: Architecture, config: VideoDiffusion.Config, device: torch.device) -> None:
+    def __init__(self, architecture: Architecture, config: VideoDiffusion, device: torch.device) -> None:
         self.config, self.device = config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -108,24 +107,19 @@ def load_codec(tensors: dict[str, Tensor], clip_shape: tuple[int, int, int, int]
 class LatentCodec:
     """A codec between clips and latents: linear patches, a small autoencoder trained here, or a pretrained one."""
 
-    @dataclass(frozen=True)
-    class Config:
-        kind: str = "patch"
-        """patch: principal components of patches, fitted in seconds; identity: pixels; autoencoder: a small AutoencoderKL trained on the
-        split; anything else: a diffusers autoencoder (image or video), a local folder or hub id."""
-        patch: int = 0
-        """patch: side of a patch; 0: what leaves 16 latent pixels."""
-        components: int = 0
-        """patch: components kept; 0: as many as explain ``explained`` of the variance."""
-        explained: float = 0.998
-        """patch: part of the variance that is kept."""
-        steps: int = 2000
-        """autoencoder: training steps."""
-        width: int = 32
-        """autoencoder: channels of its first level."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    kind: str = "patch"
+    """patch: principal components of patches, fitted in seconds; identity: pixels; autoencoder: a small AutoencoderKL trained on the
+    split; anything else: a diffusers autoencoder (image or video), a local folder or hub id."""
+    patch: int = 0
+    """patch: side of a patch; 0: what leaves 16 latent pixels."""
+    components: int = 0
+    """patch: components kept; 0: as many as explain ``explained`` of the variance."""
+    explained: float = 0.998
+    """patch: part of the variance that is kept."""
+    steps: int = 2000
+    """autoencoder: training steps."""
+    width: int = 32
+    """autoencoder: channels of its first level."""
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """The codec's tensors. Records the reconstruction error on held-out clips (root mean square, in units of black to white)."""
@@ -139,25 +133,25 @@ class LatentCodec:
         return load_codec(tensors, context.info.clip_shape, context.device)
 
     def _tensors(self, train: Split, context: Context) -> dict[str, Tensor]:
-        config, (_, c, h, w) = self.config, train.info.clip_shape
-        if config.kind == "identity":
+        _, c, h, w = train.info.clip_shape
+        if self.kind == "identity":
             return PatchCodec.fit(train, 1, c, 1.0).tensors()
-        if config.kind == "autoencoder":
+        if self.kind == "autoencoder":
             from methods.gvd.vae import train_autoencoder
 
-            return train_autoencoder(train, context, config.steps, config.width)
-        if config.kind != "patch":
+            return train_autoencoder(train, context, self.steps, self.width)
+        if self.kind != "patch":
             from methods.gvd.vae import describe_pretrained
 
-            return {"pretrained": torch.tensor(list(describe_pretrained(config.kind).encode()), dtype=torch.uint8)}
-        if config == type(config)():
+            return {"pretrained": torch.tensor(list(describe_pretrained(self.kind).encode()), dtype=torch.uint8)}
+        if self == LatentCodec():
             shipped = shipped_tensors(train.info.digest)
             if shipped is not None:
                 return {name.removeprefix("codec."): t for name, t in shipped.items() if name.startswith("codec.")}
-        patch = config.patch or max(1, round(min(h, w) / 16))
+        patch = self.patch or max(1, round(min(h, w) / 16))
         if h % patch or w % patch:
             raise ValueError(f"latent_codec: patch {patch} does not divide clips of {h}x{w}; set patch to a divisor of both")
-        return PatchCodec.fit(train, patch, config.components, config.explained).tensors()
+        return PatchCodec.fit(train, patch, self.components, self.explained).tensors()
 
 
 def encode_in_parts(codec: Codec, split: Split, rows: Tensor, device: torch.device) -> Iterator[Tensor]:

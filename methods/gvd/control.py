@@ -7,8 +7,6 @@ Reported by no paper: MGD3 (arXiv 2505.18963) and GVD (arXiv 2507.22360) show ge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -22,16 +20,11 @@ class CodecRandom:
 
     native_labels = "hard"
 
-    @dataclass(frozen=True)
-    class Config:
-        codec: str = "patch"
-        """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    codec: str = "patch"
+    """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"codec": Asset("latent_codec", {"kind": self.config.codec})}
+        return {"codec": Asset("latent_codec", {"kind": self.codec})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)

@@ -44,16 +44,11 @@ class FeatureReference:
 
     uses_protocol = True  # the teacher's recipe is part of its key
 
-    @dataclass(frozen=True)
-    class Config:
-        teacher: str = "convnet3d"
-        """The teacher's network."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    teacher: str = "convnet3d"
+    """The teacher's network."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.config.teacher})}
+        return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         if len(train) > SAMPLES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +17,20 @@ from harness import Budget, Clip, Context, DistilledSet, Item, Split, dataset, e
 class Tiny:
     """Three classes of brightness, 4 frames of 8x8."""
 
-    @dataclass(frozen=True)
-    class Config:
-        train: int = 6
-        """Training clips of each class."""
+    train: int = 6
+    """Training clips of each class."""
 
     default_shape = (4, 1, 8, 8)
     flip = True
 
     def __init__(self, config: Config, root: Path | None) -> None:
-        self.config, self.root = config, root
+        self, self.root = config, root
 
     def classes(self) -> tuple[str, ...]:
         return ("dark", "grey", "bright")
 
     def items(self, split: str) -> list[Item]:
-        n = self.config.train if split == "train" else 4
+        n = self.train if split == "train" else 4
         return [Item(f"{split}{label}-{i}", label) for label in range(3) for i in range(n)]
 
     def read(self, item: Item, clip_shape: tuple[int, int, int, int]) -> Clip:
@@ -42,26 +39,21 @@ class Tiny:
         return Clip(frames, native_frames=10)
 
     def digest(self) -> str:
-        return f"tiny-1-{self.config.train}"
+        return f"tiny-1-{self.train}"
 
 
 @evaluator("tiny-net")
 class TinyNet:
     """Mean brightness of each frame, then a linear layer."""
 
-    @dataclass(frozen=True)
-    class Config:
-        width: int = 4
-        """Units of the hidden layer."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    width: int = 4
+    """Units of the hidden layer."""
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
         return "needs at least 2 frames" if clip_shape[0] < 2 else None
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return _Net(clip_shape[0], self.config.width, classes)
+        return _Net(clip_shape[0], self.width, classes)
 
 
 class _Net(nn.Module):
@@ -86,9 +78,6 @@ def _first(train: Split, budget: Budget, frames: slice = slice(None)) -> Distill
 class First:
     """The first clips of each class."""
 
-    def __init__(self, config: object) -> None:
-        del config
-
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         return _first(train, budget)
 
@@ -97,21 +86,16 @@ class First:
 class Misbehave:
     """Does the one thing that ``how`` names."""
 
-    @dataclass(frozen=True)
-    class Config:
-        how: str = "raise"
-        """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, decline."""
-        marker: str = ""
-        """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    how: str = "raise"
+    """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, decline."""
+    marker: str = ""
+    """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists."""
 
     def skip(self, info: object, budget: Budget) -> str | None:
-        return "declines on principle" if self.config.how == "decline" else None
+        return "declines on principle" if self.how == "decline" else None
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        how = self.config.how
+        how = self.how
         good = _first(train, budget)
         if how == "raise":
             raise RuntimeError("a plugin bug")
@@ -135,9 +119,9 @@ class Misbehave:
             os._exit(9)
         if how == "oom":
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
-        if how == "slow-once" and not Path(self.config.marker).exists():
-            Path(f"{self.config.marker}.sleeps").touch()
+        if how == "slow-once" and not Path(self.marker).exists():
+            Path(f"{self.marker}.sleeps").touch()
             time.sleep(60)
-        if how == "once" and not Path(self.config.marker).exists():
+        if how == "once" and not Path(self.marker).exists():
             raise RuntimeError("not yet")
         return good
