@@ -19,15 +19,23 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _PUBLIC = {
     "Asset": "harness.plugin",
+    "AssetPlugin": "harness.plugin",
     "Budget": "harness.budget",
     "BudgetError": "harness.errors",
     "Clip": "harness.data.base",
     "Context": "harness.plugin",
+    "Cost": "harness.record",
     "DataError": "harness.errors",
-    "DatasetInfo": "harness.plugin",
+    "DatasetInfo": "harness.data.info",
+    "DatasetPlugin": "harness.plugin",
     "DistilledSet": "harness.distilled",
     "DistilledSetError": "harness.errors",
+    "Embedding": "harness.plugin",
+    "EvaluatorPlugin": "harness.plugin",
     "Item": "harness.data.base",
+    "MethodPlugin": "harness.plugin",
+    "Metric": "harness.metrics",
+    "Session": "harness.session",
     "Split": "harness.data.base",
     "TaskError": "harness.errors",
     "TrainingProtocol": "harness.protocol",
@@ -44,15 +52,23 @@ _PUBLIC = {
 }
 __all__ = [
     "Asset",
+    "AssetPlugin",
     "Budget",
     "BudgetError",
     "Clip",
     "Context",
+    "Cost",
     "DataError",
     "DatasetInfo",
+    "DatasetPlugin",
     "DistilledSet",
     "DistilledSetError",
+    "Embedding",
+    "EvaluatorPlugin",
     "Item",
+    "MethodPlugin",
+    "Metric",
+    "Session",
     "Split",
     "TaskError",
     "TrainingProtocol",
@@ -78,8 +94,12 @@ def __getattr__(name: str) -> Any:
 if TYPE_CHECKING:
     from harness.budget import Budget
     from harness.data.base import Clip, Item, Split
+    from harness.data.info import DatasetInfo
     from harness.distilled import DistilledSet
     from harness.errors import BudgetError, DataError, DistilledSetError, TaskError
-    from harness.plugin import Asset, Context, DatasetInfo, asset, dataset, evaluator, method
+    from harness.metrics import Metric
+    from harness.plugin import Asset, AssetPlugin, Context, DatasetPlugin, Embedding, EvaluatorPlugin, MethodPlugin, asset, dataset, evaluator, method
     from harness.protocol import TrainingProtocol
+    from harness.record import Cost
+    from harness.session import Session
     from harness.training import crop_resized, draw_boxes, embed_clips, normalise, predict_logits, train_network

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.distilled import DistilledSet
     from harness.metrics import Metric
     from harness.protocol import TrainingProtocol
+    from harness.record import Cost
 
 KINDS = ("method", "evaluator", "dataset", "asset")
 ROOT_FIELD = "root"
@@ -59,7 +60,7 @@ class Context:
     protocol: the training recipe of the run, for assets that train a network.
     scratch: a folder of this task that survives interruption (checkpoints); removed when the task is done.
     progress(done, total): call it as often as you like. metrics: named numbers for the record; what they are called in a report is said by
-    the plugin's hook ``metrics``. curves: name -> [(step, value)].
+    the plugin's hook ``metrics``. curves: name -> [(step, value)]. cost: what an asset cost that was made elsewhere (shipped weights).
     """
 
     device: torch.device
@@ -73,6 +74,7 @@ class Context:
     progress: Progress
     metrics: dict[str, float | None] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    cost: Cost | None = None
 
 
 class MethodPlugin:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import StoreError
 from harness.metrics import Metric
-from harness.spec import FORMAT, EvaluateSpec, Kind, Spec
+from harness.spec import FORMAT, Cell, EvaluateSpec, Kind, Spec
 
 Status = Literal["done", "failed", "oom", "timeout", "skipped", "interrupted"]
 STATUSES: tuple[Status, ...] = ("done", "failed", "oom", "timeout", "skipped", "interrupted")
@@ -142,6 +142,30 @@ class Record(_Part):
     def is_cell(self) -> bool:
         """Whether this is the evaluation of a method of the budget, not of the reference."""
         return isinstance(self.spec, EvaluateSpec) and self.spec.budget is not None
+
+
+class Sweep(_Part):
+    """One command: what it planned, and where it ran. Stored beside the records."""
+
+    id: str
+    command: str
+    """As it can be pasted into a shell."""
+    started_at: str
+    ended_at: str | None = None
+    status: Literal["running", "done", "failed", "interrupted"] = "running"
+    cells: tuple[Cell, ...]
+    kept: tuple[str, ...] = ()
+    """Keys of records that were made by other code than the present and were kept because the user asked for it."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    host: str = ""
+    pid: int = 0
+    python: str = ""
+    cpus: int | None = None
+    packages: dict[str, str | None] = Field(default_factory=dict)
+    harness: str = ""
+    git: str | None = None
+    git_dirty: bool | None = None
+    platform: str = ""
 
 
 def parse_record(content: Any, where: str) -> Record:

@@ -185,6 +185,25 @@ class EvaluateSpec(_Task):
         return {**super().codes(), **own}
 
 
+class Cell(_Frozen):
+    """One row of the result, as it was planned: fully resolved. key and identity are those of its evaluate task; ipc is None for `full`."""
+
+    key: str
+    identity: str
+    name: str
+    dataset: str
+    dataset_label: str
+    clip_shape: tuple[int, int, int, int]
+    method: str
+    method_label: str
+    ipc: int | None
+    labels: Labels
+    evaluator: str
+    evaluator_label: str
+    protocol: str
+    seed: int
+
+
 Spec = Annotated[DataSpec | AssetSpec | DistillSpec | QualitySpec | EvaluateSpec, Field(discriminator="kind")]
 
 

@@ -11,32 +11,23 @@ Everything is written under a temporary name and renamed, so that a reader never
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 
 from harness.errors import StoreError, UsageError
-
-SCHEMA = 1
-STATUSES = ("done", "failed", "oom", "timeout", "skipped", "interrupted")
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def content_hash(value: Any) -> str:
-    """SHA-256 of the canonical JSON, 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+from harness.record import Artifact, Record, Sweep, parse_record
+from harness.spec import content_hash
 
 
 class Store:
@@ -92,54 +83,53 @@ class Store:
 
     # Records
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """Store a record under its key, with the hash of its content."""
-        body = {k: v for k, v in record.items() if k != "content_sha256"}
-        if body["status"] not in STATUSES:
-            raise StoreError(f"record {body['key']} has the unknown status {body['status']!r}. Valid: {', '.join(STATUSES)}")
+    def write_record(self, record: Record) -> None:
+        """Store a record under its key, with the hash of its content. Raises ValueError where a number is not finite."""
+        body = record.content()
         body["content_sha256"] = content_hash(body)
-        self.write_bytes(f"records/{body['key']}.json", (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        self.write_json(f"records/{record.key}.json", body)
 
-    def read_record(self, key: str) -> dict[str, Any] | None:
-        """The record of a key, or None. Raises StoreError when it is damaged."""
+    def read_record(self, key: str) -> Record | None:
+        """The record of a key, or None. Raises StoreError when it is damaged or breaks the schema."""
         name = f"records/{key}.json"
         if not self.exists(name):
             return None
-        return _parse_record(self.read_bytes(name), name)
+        return _parse(self.read_bytes(name), name)
 
-    def read_records(self, keys: Iterable[str] | None = None) -> tuple[dict[str, dict[str, Any]], list[str]]:
-        """Records by key (all, or those of ``keys`` that exist), and one line for each damaged file."""
+    def read_records(self, keys: Iterable[str] | None = None) -> tuple[dict[str, Record], list[str]]:
+        """Records by key (all, or those of ``keys`` that exist), and one line for each file that is damaged."""
         folder = self._at("records")
         names = []
         if self.fs.isdir(folder):
             names = sorted(posixpath.basename(str(p)) for p in self.fs.ls(folder, detail=False))
         wanted = None if keys is None else {f"{k}.json" for k in keys}
-        records, damaged = {}, []
+        records: dict[str, Record] = {}
+        damaged: list[str] = []
         for name in names:
             if not name.endswith(".json") or name.startswith(".") or (wanted is not None and name not in wanted):
                 continue
             try:
-                record = _parse_record(self.read_bytes(f"records/{name}"), f"records/{name}")
-                records[record["key"]] = record
+                record = _parse(self.read_bytes(f"records/{name}"), f"records/{name}")
+                records[record.key] = record
             except StoreError as error:
                 damaged.append(str(error))
         return records, damaged
 
     # Artifacts
 
-    def write_artifact(self, key: str, name: str, data: bytes) -> dict[str, Any]:
+    def write_artifact(self, key: str, name: str, data: bytes) -> Artifact:
         """Store one file of a task; returns its entry for the record."""
         self.write_bytes(f"artifacts/{key}/{name}", data)
-        return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        return Artifact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
-    def read_artifact(self, record: Mapping[str, Any], name: str) -> bytes:
+    def read_artifact(self, record: Record, name: str) -> bytes:
         """A file that a record names. Raises StoreError when it is missing or not what was written."""
-        entry = record["artifacts"].get(name)
+        entry = record.artifacts.get(name)
         if entry is None:
-            raise StoreError(f"record {record['key']} has no artifact {name!r}")
-        data = self.read_bytes(f"artifacts/{record['key']}/{name}")
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise StoreError(f"artifact {name} of {record['key']} is damaged: its checksum differs from its record's")
+            raise StoreError(f"record {record.key} has no artifact {name!r}")
+        data = self.read_bytes(f"artifacts/{record.key}/{name}")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise StoreError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's")
         return data
 
     # Sweeps and running tasks
@@ -154,25 +144,38 @@ class Store:
         except (StoreError, ValueError):
             return None
 
-    def read_sweeps(self) -> list[dict[str, Any]]:
-        """All sweeps, oldest first."""
+    def write_sweep(self, sweep: Sweep) -> None:
+        self.write_json(f"sweeps/{sweep.id}.json", sweep.model_dump(mode="json"))
+
+    def read_sweeps(self) -> list[Sweep]:
+        """All sweeps that can be read, oldest first."""
         folder = self._at("sweeps")
         if not self.fs.isdir(folder):
             return []
         names = sorted(posixpath.basename(str(p)) for p in self.fs.ls(folder, detail=False))
-        sweeps = [self.read_json(f"sweeps/{n}") for n in names if n.endswith(".json")]
-        return sorted((s for s in sweeps if s is not None), key=lambda s: s["started_at"])
+        found = []
+        for name in names:
+            if name.endswith(".json"):
+                with contextlib.suppress(ValidationError):
+                    found.append(Sweep.model_validate(self.read_json(f"sweeps/{name}")))
+        return sorted(found, key=lambda s: s.started_at)
 
     def _at(self, name: str) -> str:
         return posixpath.join(self.path, name)
 
 
-def _parse_record(data: bytes, name: str) -> dict[str, Any]:
+def _parse(data: bytes, name: str) -> Record:
+    """A record from its file: the hash of its content, its schema and the key in its name must agree."""
     try:
-        record = json.loads(data)
-        claimed = record.pop("content_sha256")
-    except (ValueError, KeyError, AttributeError) as error:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{name} is damaged: it is not a complete record") from error
-    if content_hash(record) != claimed:
+    if not isinstance(content, dict) or ("content_sha256" not in content and "schema" not in content):
+        raise StoreError(f"{name} is damaged: it is not a complete record")
+    claimed = content.pop("content_sha256", None)
+    record = parse_record(content, name)
+    if content_hash(content) != claimed:
         raise StoreError(f"{name} is damaged: its content does not match its checksum")
-    return record  # type: ignore[no-any-return]
+    if posixpath.basename(name) != f"{record.key}.json":
+        raise StoreError(f"{name} is damaged: it is the record of another task, {record.key}")
+    return record
