@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.plugin import DatasetInfo
-
-ClipShape = tuple[int, int, int, int]
+from harness.data.info import DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -52,32 +49,6 @@ class LeftOut:
     reason: str
 
 
-class DatasetPlugin(Protocol):
-    """A dataset. ``default_shape`` is the clip shape (T, C, H, W) where none is asked for; ``flip`` says whether a flip keeps the label.
-
-    Optional: ``read_parts(items, clip_shape) -> list[Clip]`` decodes a video once for all of its clips; ``max_lost`` is the share of a
-    split's videos that may be unreadable (default 0.02); ``recipe() -> str`` says what decides the clip of a given file, so that datasets
-    of the same recipe share decoded clips.
-    """
-
-    default_shape: ClipShape
-    flip: bool
-
-    def classes(self) -> tuple[str, ...]: ...
-
-    def items(self, split: str) -> Sequence[Item]:
-        """The videos of "train" or "test", in a fixed order. Cheap: reads lists, decodes nothing."""
-        ...
-
-    def read(self, item: Item, clip_shape: ClipShape) -> Clip:
-        """Decode one item. Deterministic: the same item gives the same clip. Raises DataError with the reason if it cannot be read."""
-        ...
-
-    def digest(self) -> str:
-        """Hash of what decides the clips, without the clip shape."""
-        ...
-
-
 class Split:
     """Labelled clips of one split, read from a memory map.
 
@@ -112,19 +83,6 @@ class Split:
         index = indices.numpy()
         view = _Rows(self._clips, index)
         return Split(view, self.labels[indices], self.native_frames[indices], [self.ids[i] for i in index], self.info)  # type: ignore[arg-type]
-
-    def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
-        """Two disjoint parts of this split, stratified by class: (fit, held-out). For choices that may not touch the test split."""
-        generator = torch.Generator().manual_seed(seed)
-        fit: list[Tensor] = []
-        held: list[Tensor] = []
-        for label in range(len(self.info.classes)):
-            rows = self.indices_of(label)
-            rows = rows[torch.randperm(len(rows), generator=generator)]
-            n = max(1, round(fraction * len(rows))) if len(rows) > 1 else 0
-            held.append(rows[:n])
-            fit.append(rows[n:])
-        return self.subset(torch.cat(fit).sort().values), self.subset(torch.cat(held).sort().values)
 
 
 class _Rows:

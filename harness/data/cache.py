@@ -1,14 +1,15 @@
 """The decoded-clip cache: every clip is decoded once, kept as uint8 on disk, and memory-mapped by all workers.
 
-One folder per (dataset digest, clip shape) under the cache root; the digest covers the sampling:
+One folder per (dataset digest, code) under the cache root. The digest covers the lists, the sampling and the clip shape; the code is that
+which lists, decodes and samples, so that clips of other code are never served:
 
-    <name>-<digest>/
+    <name>-<hash>/
       train.npy  test.npy    (N, T, C, H, W) uint8, one row for each listed clip
       train.csv  test.csv    one line per row: id, label, native_frames, frames (the native frames taken), bytes (of the source file),
                              checksum, reason (why the clip is left out; its row is then zero)
       meta.json              written last: a folder with it is complete
 
-While it is made the folder is called <name>-<digest>.partial (see harness.data.prepare).
+While it is made the folder is called <name>-<hash>.partial (see harness.data.prepare).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,14 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data.base import ClipShape, DatasetPlugin, LeftOut, Split, VideoDataset, _Rows
+from harness.data.base import LeftOut, Split, VideoDataset
+from harness.data.info import ClipShape, DatasetInfo
 from harness.errors import DataError
-from harness.plugin import DatasetInfo
+from harness.plugin import DatasetPlugin, Progress
 
 SCHEMA = 2
 SPLITS = ("train", "test")
 COLUMNS = ("id", "label", "native_frames", "frames", "bytes", "checksum", "reason")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Row:
     reason: str
 
 
-def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = None) -> DatasetInfo:
-    """What is known before a clip is decoded. Reads lists only. ``clip_shape`` None: the dataset's own."""
+def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = None, code: str = "") -> DatasetInfo:
+    """What is known before a clip is decoded. Reads lists only. ``clip_shape`` None: the dataset's own. ``code``: digest of its code."""
     shape = clip_shape or plugin.default_shape
     classes = plugin.classes()
     counts = {}
@@ -62,87 +63,93 @@ def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = No
         labels = [item.label for item in plugin.items(split) if not item.problem]
         counts[split] = tuple(int(n) for n in np.bincount(labels, minlength=len(classes)))
     digest = hashlib.sha256(json.dumps([SCHEMA, name, plugin.digest(), list(shape)]).encode()).hexdigest()
-    return DatasetInfo(name, classes, shape, counts["train"], counts["test"], plugin.flip, digest)
+    return DatasetInfo(name, classes, shape, counts["train"], counts["test"], plugin.flip, digest, code)
 
 
-def is_prepared(info: DatasetInfo, cache_root: Path) -> bool:
-    """Whether the clips of this dataset and shape are in the cache."""
-    return (cache_folder(info, cache_root) / "meta.json").is_file()
+@dataclass(frozen=True)
+class ClipCache:
+    """The decoded clips of one dataset at one clip shape. ``root``: the folder of all caches."""
 
+    info: DatasetInfo
+    root: Path
 
-def open_dataset(
-    plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, workers: int = 1, progress: Progress | None = None
-) -> VideoDataset:
-    """The dataset, its clips memory-mapped; decoded first where they are not in the cache. Safe to call from several processes at once.
+    @property
+    def folder(self) -> Path:
+        """Where the clips lie; it exists once they are all there."""
+        info = self.info
+        digest = hashlib.sha256(f"{info.digest}{info.code}".encode()).hexdigest() if info.code else info.digest
+        return self.root / f"{info.name}-{digest[:16]}"
 
-    ``info.train_per_class`` of the result counts the clips that are there. Raises DataError when the data cannot be prepared, or when
-    the cache is damaged.
-    """
-    if not is_prepared(info, cache_root):
-        from harness.data.prepare import prepare
+    @property
+    def partial(self) -> Path:
+        """Where they lie while they are decoded."""
+        return self.folder.with_name(f"{self.folder.name}.partial")
 
-        with lock(info, cache_root):
-            if not is_prepared(info, cache_root):
-                prepare(plugin, info, cache_root, workers=workers, progress=progress)
-    return load_dataset(info, cache_root)
+    def is_prepared(self) -> bool:
+        """Whether the clips are there."""
+        return (self.folder / "meta.json").is_file()
 
+    def open(self, plugin: DatasetPlugin, *, workers: int = 1, progress: Progress | None = None) -> VideoDataset:
+        """The dataset, its clips memory-mapped; what is missing is decoded first. Safe to call from several processes at once.
 
-def load_dataset(info: DatasetInfo, cache_root: Path) -> VideoDataset:
-    """The prepared dataset. Raises DataError when its files do not fit together."""
-    folder = cache_folder(info, cache_root)
-    index = {split: read_index(folder, split) for split in SPLITS}
-    kept = {split: [row for row in index[split] if not row.reason] for split in SPLITS}
-    counts = {s: tuple(int(n) for n in np.bincount([r.label for r in kept[s]], minlength=len(info.classes))) for s in SPLITS}
-    info = replace(info, train_per_class=counts["train"], test_per_class=counts["test"])
-    splits = {split: _load_split(folder, split, index[split], info) for split in SPLITS}
-    left_out = tuple(LeftOut(split, row.id, row.reason) for split in SPLITS for row in index[split] if row.reason)
-    return VideoDataset(info, splits["train"], splits["test"], left_out)
+        workers: videos decoded at a time. ``progress(done, total)`` counts clips. ``info.train_per_class`` of the result counts the clips
+        that are there. Raises DataError when the data cannot be prepared, or when the cache is damaged.
+        """
+        if not self.is_prepared():
+            from harness.data.prepare import prepare
 
+            with self._lock():
+                if not self.is_prepared():
+                    prepare(plugin, self, workers=workers, progress=progress)
+        return self.load()
 
-def verify_cache(info: DatasetInfo, cache_root: Path, progress: Progress | None = None) -> list[str]:
-    """What is damaged in a prepared cache, one sentence each; every clip is read and compared with its checksum."""
-    folder = cache_folder(info, cache_root)
-    problems: list[str] = []
-    try:
-        index = {split: read_index(folder, split) for split in SPLITS}
-        files = {split: ClipFile(folder / f"{split}.npy", (len(index[split]), *info.clip_shape)) for split in SPLITS}
-    except DataError as error:
-        return [str(error)]
-    total, done = sum(len(rows) for rows in index.values()), 0
-    for split, rows in index.items():
-        for number, row in enumerate(rows):
-            if not row.reason and checksum(files[split][number : number + 1]) != row.checksum:
-                problems.append(f"{folder / split}.npy: clip {row.id} does not match its checksum; delete {folder} and prepare again")
-            done += 1
-            if progress:
-                progress(done, total)
-    return problems
+    def load(self) -> VideoDataset:
+        """The prepared dataset. Raises DataError when it is not there, or when its files do not fit together."""
+        index = {split: read_index(self.folder, split) for split in SPLITS}
+        kept = {split: [row.label for row in index[split] if not row.reason] for split in SPLITS}
+        counts = {s: tuple(int(n) for n in np.bincount(kept[s], minlength=len(self.info.classes))) for s in SPLITS}
+        info = replace(self.info, train_per_class=counts["train"], test_per_class=counts["test"])
+        splits = {split: _load_split(self.folder, split, index[split], info) for split in SPLITS}
+        left_out = tuple(LeftOut(split, row.id, row.reason) for split in SPLITS for row in index[split] if row.reason)
+        return VideoDataset(info, splits["train"], splits["test"], left_out)
 
+    def verify(self, progress: Progress | None = None) -> list[str]:
+        """What is damaged, one sentence each; every clip is read and compared with its checksum."""
+        folder = self.folder
+        problems: list[str] = []
+        try:
+            index = {split: read_index(folder, split) for split in SPLITS}
+            files = {split: ClipFile(folder / f"{split}.npy", (len(index[split]), *self.info.clip_shape)) for split in SPLITS}
+        except DataError as error:
+            return [str(error)]
+        total, done = sum(len(rows) for rows in index.values()), 0
+        for split, rows in index.items():
+            for number, row in enumerate(rows):
+                if not row.reason and checksum(files[split][number : number + 1]) != row.checksum:
+                    problems.append(f"{folder / split}.npy: clip {row.id} does not match its checksum; delete {folder} and prepare again")
+                done += 1
+                if progress:
+                    progress(done, total)
+        return problems
 
-def cache_folder(info: DatasetInfo, cache_root: Path) -> Path:
-    """Where the clips of this dataset and shape lie."""
-    return Path(cache_root) / f"{info.name}-{info.digest[:16]}"
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Exclusive among processes; released by the kernel when the holder dies."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder.with_name(f"{self.folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise DataError(f"the cache folder {self.root} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def checksum(clip: np.ndarray) -> str:
     """CRC-32 of a clip's bytes, 8 hex digits."""
     return f"{zlib.crc32(np.ascontiguousarray(clip).data):08x}"
-
-
-@contextmanager
-def lock(info: DatasetInfo, cache_root: Path) -> Iterator[None]:
-    """Exclusive among processes; released by the kernel when the holder dies."""
-    path = cache_folder(info, cache_root).with_suffix(".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise DataError(f"the cache folder {cache_root} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_index(folder: Path, split: str, rows: Sequence[Row]) -> str:
@@ -203,10 +210,8 @@ class ClipFile:
 
 def _load_split(folder: Path, split: str, index: Sequence[Row], info: DatasetInfo) -> Split:
     clips: Any = ClipFile(folder / f"{split}.npy", (len(index), *info.clip_shape))
+    labels = torch.tensor([row.label for row in index], dtype=torch.int64)
+    native = torch.tensor([row.native_frames for row in index], dtype=torch.int64)
+    listed = Split(clips, labels, native, [row.id for row in index], info)
     kept = [number for number, row in enumerate(index) if not row.reason]
-    if len(kept) < len(index):
-        clips = _Rows(clips, np.array(kept, dtype=np.int64))
-    rows = [index[number] for number in kept]
-    labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
-    native = torch.tensor([row.native_frames for row in rows], dtype=torch.int64)
-    return Split(clips, labels, native, [row.id for row in rows], info)
+    return listed if len(kept) == len(index) else listed.subset(torch.tensor(kept, dtype=torch.int64))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from harness.data.listed import SPLITS, Listed, ListedVideos, class_index
+from harness.data.listed import SPLITS, Listed, StridedVideos, class_index
 from harness.data.video_files import natural_order
 from harness.errors import DataError
 from harness.plugin import dataset
@@ -16,21 +16,8 @@ _COLUMNS = ("path", "label", "split")
 
 
 @dataset("folder")
-class VideoFolder(ListedVideos):
+class VideoFolder(StridedVideos):
     """DIR/train/<class>/* and DIR/test/<class>/*: videos, or folders of extracted frames."""
-
-    stride: int = 4
-    """Native frames from one frame of a clip to the next; less where the video is too short."""
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
-    flip: bool = False
-    """Whether a mirrored clip keeps its label."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -46,9 +33,9 @@ class VideoFolder(ListedVideos):
         return tuple(folder.name for folder in self._class_folders("train"))
 
     def _class_folders(self, split: str) -> list[Path]:
-        folder = self.root / split
+        folder = self.data_root / split
         if not folder.is_dir():
-            raise DataError(f"folder: {self.root} has no folder {split}; expected train/<class>/* and test/<class>/*")
+            raise DataError(f"folder: {self.data_root} has no folder {split}; expected train/<class>/* and test/<class>/*")
         found = natural_order([p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")])
         if not found:
             raise DataError(f"folder: {folder} has no class folders; expected {split}/<class>/*")
@@ -56,23 +43,13 @@ class VideoFolder(ListedVideos):
 
 
 @dataset("csv")
-class VideoTable(ListedVideos):
+class VideoTable(StridedVideos):
     """A table DIR/videos.csv with the columns path, label, split (train or test); paths are relative to DIR or absolute."""
+
+    choices = frozenset({"file"})
 
     file: str = "videos.csv"
     """Name of the table in the data root."""
-    stride: int = 4
-    """Native frames from one frame of a clip to the next; less where the video is too short."""
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
-    flip: bool = False
-    """Whether a mirrored clip keeps its label."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -80,7 +57,7 @@ class VideoTable(ListedVideos):
     def listing(self, split: str) -> Iterator[Listed]:
         for row in self._rows:
             if row["split"] == split:
-                path = self.root / row["path"]
+                path = self.data_root / row["path"]
                 yield Listed(row["path"], self._classes.index(row["label"]), path if path.exists() else None)
 
     @cached_property
@@ -89,7 +66,7 @@ class VideoTable(ListedVideos):
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
-        path = self.root / self.file
+        path = self.data_root / self.file
         try:
             with open(path, newline="", encoding="utf-8-sig") as handle:
                 reader = csv.DictReader(handle)

@@ -34,22 +34,14 @@ class Kinetics400(ListedVideos):
     fit = "squash"
     rule = "centred"
 
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
     flip: bool = True
     """Whether a mirrored clip keeps its label."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
 
     def listing(self, split: str) -> Iterator[Listed]:
-        bases = [base for base in (self.root / f for f in (*_FOLDERS[split], *_REPLACEMENT)) if base.is_dir()]
+        bases = [base for base in (self.data_root / f for f in (*_FOLDERS[split], *_REPLACEMENT)) if base.is_dir()]
         path, rows = self._rows[split]
         for number, row in enumerate(rows, 2):
             try:
@@ -79,7 +71,7 @@ class Kinetics400(ListedVideos):
 
     def _read_list(self, split: str) -> tuple[Path, list[dict[str, str]]]:
         names = _LISTS[split]
-        path = find_file(self.root, f"{split} list", *(f"annotations/{n}" for n in names), *names)
+        path = find_file(self.data_root, f"{split} list", *(f"annotations/{n}" for n in names), *names)
         with open(path, newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]

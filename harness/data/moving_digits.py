@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.data.base import Clip, ClipShape, Item
+from harness.data.base import Clip, Item
+from harness.data.info import ClipShape
 from harness.errors import DataError
 from harness.plugin import dataset
 
@@ -37,8 +38,7 @@ PRESETS = ("plain", "hard")
 class MovingDigits:
     """Handwritten digits moving by one of 12 laws; generated, the class is the law."""
 
-    default_shape: ClipShape = (8, 1, 32, 32)
-    flip = False
+    default_shape = (8, 1, 32, 32)
 
     preset: str = "plain"
     """plain: one digit on a dark ground; hard: low contrast, a moving background and two still digits besides."""

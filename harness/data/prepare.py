@@ -19,30 +19,27 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.base import Clip, ClipShape, DatasetPlugin, Item
-from harness.data.cache import SCHEMA, SPLITS, Progress, Row, cache_folder, checksum, write_index
+from harness.data.base import Clip, Item
+from harness.data.cache import SCHEMA, SPLITS, ClipCache, Row, checksum, write_index
+from harness.data.info import ClipShape, DatasetInfo
 from harness.data.reuse import EarlierClips
 from harness.errors import DataError
-from harness.plugin import DatasetInfo
-
-MAX_LOST = 0.02
+from harness.plugin import DatasetPlugin, Progress
 
 
-def prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, workers: int = 1, progress: Progress | None = None) -> None:
+def prepare(plugin: DatasetPlugin, cache: ClipCache, *, workers: int = 1, progress: Progress | None = None) -> None:
     """Decode a dataset into the cache. The caller holds the lock. ``progress(done, total)`` counts clips.
 
     Threads decode: libav works without the interpreter's lock. Raises DataError when the disk is too small, when more than the dataset's
     ``max_lost`` of a split cannot be read, or when a class has no training clip left; what was decoded is kept for the next attempt.
     """
-    folder = cache_folder(info, cache_root)
-    partial = folder.with_suffix(".partial")
+    info, folder, partial = cache.info, cache.folder, cache.partial
     items = {split: list(plugin.items(split)) for split in SPLITS}
-    limit = float(getattr(plugin, "max_lost", MAX_LOST))
     for split in SPLITS:
-        _check_losses(split, items[split], {n: i.problem for n, i in enumerate(items[split]) if i.problem}, limit)
+        _check_losses(split, items[split], {n: i.problem for n, i in enumerate(items[split]) if i.problem}, plugin.max_lost)
     _check_space(partial, items, info.clip_shape)
-    recipe = plugin.recipe() if hasattr(plugin, "recipe") else None
-    earlier = EarlierClips(Path(cache_root), recipe, info.clip_shape)
+    recipe = plugin.recipe()
+    earlier = EarlierClips(cache, recipe)
     total, done = sum(len(rows) for rows in items.values()), 0
     checksums = {}
     for split in SPLITS:
@@ -56,7 +53,7 @@ def prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, worke
                 if progress:
                     progress(done, total)
         lost = {n: row.reason for n, row in target.rows.items() if row.reason}
-        _check_losses(split, items[split], lost, limit)
+        _check_losses(split, items[split], lost, plugin.max_lost)
         if split == "train":
             _check_classes(items[split], lost, info)
         checksums[f"{split}.csv"] = write_index(partial, split, [target.rows[n] for n in range(len(items[split]))])
@@ -64,6 +61,7 @@ def prepare(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, *, worke
         "schema": SCHEMA,
         "dataset": info.name,
         "digest": info.digest,
+        "code": info.code,
         "clip_shape": list(info.clip_shape),
         "recipe": recipe,
         "checksums": checksums,
@@ -176,8 +174,7 @@ def _decode_missing(plugin: DatasetPlugin, target: _PartialSplit, workers: int) 
 def _decode_video(plugin: DatasetPlugin, target: _PartialSplit, rows: Sequence[int]) -> int:
     items = [target.items[n] for n in rows]
     try:
-        read_parts = getattr(plugin, "read_parts", None)
-        clips = read_parts(items, target.shape) if read_parts else [plugin.read(item, target.shape) for item in items]
+        clips = plugin.read_parts(items, target.shape)
     except DataError as error:
         for number in rows:
             target.leave_out(number, str(error))

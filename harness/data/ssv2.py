@@ -22,29 +22,21 @@ from harness.plugin import dataset
 
 @dataset("ssv2")
 class SomethingSomethingV2(ListedVideos):
-    """Something-Something v2: 174 classes of hand motions; the validation split is the test split."""
+    """Something-Something v2: 174 classes of hand motions; the validation split is the test split.
+
+    Left and right are labels, so that a mirrored clip does not keep its own.
+    """
 
     default_shape = (8, 3, 64, 64)
     fit = "squash"
     rule = "spread"
-
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
-    flip: bool = False
-    """Whether a mirrored clip keeps its label; left and right are labels here."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
 
     def listing(self, split: str) -> Iterator[Listed]:
         path = self._file({"train": "train", "test": "validation"}[split])
-        bases = [b for b in (self.root / f for f in ("20bn-something-something-v2", "videos", "rawframes", ".")) if b.is_dir()]
+        bases = [b for b in (self.data_root / f for f in ("20bn-something-something-v2", "videos", "rawframes", ".")) if b.is_dir()]
         for number, row in enumerate(_read_json(path, list), 1):
             try:
                 name, template = str(row["id"]), str(row["template"])
@@ -71,7 +63,7 @@ class SomethingSomethingV2(ListedVideos):
 
     def _file(self, name: str) -> Path:
         files = (f"{name}.json", f"something-something-v2-{name}.json")
-        return find_file(self.root, f"{name} list", *(f"{f}{file}" for f in ("labels/", "", "annotations/") for file in files))
+        return find_file(self.data_root, f"{name} list", *(f"{f}{file}" for f in ("labels/", "", "annotations/") for file in files))
 
 
 def _plain(template: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from harness.data.listed import Listed, ListedVideos, class_index, find_file, find_video, read_lines
+from harness.data.listed import Listed, StridedVideos, class_index, find_file, find_video, read_lines
 from harness.errors import DataError
 from harness.plugin import dataset
 
@@ -26,23 +26,15 @@ MINIUCF_CLASSES = tuple(_MINIUCF.split())
 
 
 @dataset("ucf101")
-class UCF101(ListedVideos):
+class UCF101(StridedVideos):
     """UCF101 (101 classes, 13,320 videos), or any folder in its layout with its own classInd.txt."""
+
+    choices = frozenset({"split"})
 
     split: int = 1
     """Official split: 1, 2 or 3."""
-    stride: int = 4
-    """Native frames from one frame of a clip to the next; less where the video is too short."""
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
     flip: bool = True
     """Whether a mirrored clip keeps its label; say false where left and right are classes."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -50,7 +42,7 @@ class UCF101(ListedVideos):
     def listing(self, split: str) -> Iterator[Listed]:
         path = self._list(f"{split}list{self.split:02d}.txt")
         classes = self.classes()
-        bases = [base for base in (self.root / b for b in (".", "videos", "UCF-101", "jpegs_256", "rawframes")) if base.is_dir()]
+        bases = [base for base in (self.data_root / b for b in (".", "videos", "UCF-101", "jpegs_256", "rawframes")) if base.is_dir()]
         for number, line in read_lines(path):
             name, label_text = _split_label(line)
             folder, slash, file = name.partition("/")
@@ -71,7 +63,7 @@ class UCF101(ListedVideos):
         return self._numbers.get(class_name) == label
 
     def _list(self, file: str) -> Path:
-        return find_file(self.root, f"list {file}", f"ucfTrainTestlist/{file}", file, f"annotations/{file}")
+        return find_file(self.data_root, f"list {file}", f"ucfTrainTestlist/{file}", file, f"annotations/{file}")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -97,21 +89,6 @@ class UCF101(ListedVideos):
 @dataset("miniucf")
 class MiniUCF(UCF101):
     """MiniUCF: 50 classes of UCF101, official split 1 (4,662 training and 1,861 test videos)."""
-
-    split: int = 1
-    """Official split of UCF101; the papers use 1."""
-    stride: int = 4
-    """Native frames from one frame of a clip to the next; less where the video is too short."""
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
-    flip: bool = True
-    """Whether a mirrored clip keeps its label."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
 
     def classes(self) -> tuple[str, ...]:
         return MINIUCF_CLASSES

@@ -6,15 +6,16 @@ Depth in millimetres becomes brightness: 0 (nothing measured) is black, the near
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from harness.data.base import Clip, ClipShape
-from harness.data.listed import Listed, ListedVideos
-from harness.data.video_files import FOLDER_FPS, crop, fitted_size
+from harness.data.base import Clip
+from harness.data.info import ClipShape
+from harness.data.listed import Listed, StridedVideos
+from harness.data.video_files import FOLDER_FPS, Choose, crop, fitted_size
 from harness.errors import DataError
 from harness.plugin import dataset
 
@@ -29,33 +30,29 @@ _NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_depth\.mat")
 
 
 @dataset("utd_mhad")
-class UTDMHAD(ListedVideos):
-    """UTD-MHAD, depth .mat files as published: 27 actions, 861 recordings, split by subject."""
+class UTDMHAD(StridedVideos):
+    """UTD-MHAD, depth .mat files as published: 27 actions, 861 recordings, split by subject.
+
+    Left and right are labels, so that a mirrored clip does not keep its own.
+    """
 
     rule = "strided depth"
+    choices = frozenset({"train_subjects"})
 
     train_subjects: str = "1357"
     """The people of the training split, one digit each (1 to 8); the others are the test split."""
-    stride: int = 4
-    """Native frames from one frame of a clip to the next; less where the video is too short."""
-    train_clips: int = 1
-    """Clips taken of each training video."""
-    test_clips: int = 1
-    """Clips taken of each test video."""
-    seed: int = 0
-    """Decides where in its video a clip starts."""
-    flip: bool = False
-    """Whether a mirrored clip keeps its label; left and right are labels here."""
-    max_lost: float = 0.02
-    """Share of a split's videos that may be missing or broken; more is an error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        people = set(self.train_subjects)
+        if not people or not people < set("12345678"):
+            raise ValueError(f"train_subjects {self.train_subjects!r} must be some (not all) of the digits 1 to 8")
 
     def classes(self) -> tuple[str, ...]:
         return ACTIONS
 
     def listing(self, split: str) -> Iterator[Listed]:
         people = set(self.train_subjects)
-        if not people or not people < set("12345678"):
-            raise DataError(f"utd_mhad: train_subjects {''.join(sorted(people))!r} must be some (not all) of the digits 1 to 8")
         for action, subject, trial, path in self._files():
             if not 1 <= action <= len(ACTIONS):
                 raise DataError(f"utd_mhad: {path.name} has an action outside 1 to {len(ACTIONS)}")
@@ -63,13 +60,13 @@ class UTDMHAD(ListedVideos):
                 yield Listed(f"a{action}_s{subject}_t{trial}", action - 1, path)
 
     def _files(self) -> list[tuple[int, int, int, Path]]:
-        folder = self.root / "Depth" if (self.root / "Depth").is_dir() else self.root
+        folder = self.data_root / "Depth" if (self.data_root / "Depth").is_dir() else self.data_root
         found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         if not found:
             raise DataError(f"utd_mhad: no file a<action>_s<subject>_t<trial>_depth.mat in {folder}")
         return sorted((int(m[1]), int(m[2]), int(m[3]), path) for m, path in found)
 
-    def read_source(self, path: Path, clip_shape: ClipShape, choose: Callable[[int, float], Sequence[np.ndarray]]) -> list[Clip]:
+    def read_source(self, path: Path, clip_shape: ClipShape, choose: Choose) -> list[Clip]:
         depth = _load_depth(path)
         measured = depth[depth > 0]
         near, far = (int(measured.min()), int(measured.max())) if measured.size else (0, 1)

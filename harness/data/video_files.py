@@ -17,7 +17,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from harness.data.base import Clip, ClipShape
+from harness.data.base import Clip
+from harness.data.info import ClipShape
 from harness.errors import DataError
 
 Choose = Callable[[int, float], Sequence[np.ndarray]]

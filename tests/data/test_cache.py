@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import shutil
@@ -18,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.base import Clip, ClipShape, Item
-from harness.data.cache import ClipFile, cache_folder, describe, is_prepared, load_dataset, open_dataset, read_index, verify_cache
+from harness.data.base import Clip, Item, VideoDataset
+from harness.data.cache import ClipCache, ClipFile, describe, read_index
+from harness.data.facts import dataset_facts, verify_dataset, write_previews
 from harness.data.folder import VideoFolder
-from harness.data.inspect import dataset_facts, verify_dataset, write_previews
+from harness.data.info import ClipShape
 from harness.data.ucf101 import UCF101
 from harness.errors import DataError
+from harness.plugin import DatasetPlugin
 from tests.data.videos import read_stamp, write_sound, write_video
 
 SHAPE: ClipShape = (4, 1, 56, 56)
@@ -31,7 +34,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
-class Counting:
+class Counting(DatasetPlugin):
     """A generated dataset that counts what is read. ``bad`` ids cannot be read; ``pause`` seconds for each."""
 
     per_class: int = 50
@@ -63,16 +66,20 @@ class Counting:
         return f"counting-{self.per_class}"
 
 
+def cache_of(plugin: DatasetPlugin, root: Path, shape: ClipShape | None = None, code: str = "") -> ClipCache:
+    return ClipCache(describe(plugin, "counting", shape, code), root)
+
+
 def test_clips_are_read_once_and_kept_as_they_were(tmp_path: Path) -> None:
     plugin, seen = Counting(), []
-    info = describe(plugin, "counting")
-    assert not is_prepared(info, tmp_path)
-    data = open_dataset(plugin, info, tmp_path, workers=3, progress=lambda done, total: seen.append((done, total)))
-    assert is_prepared(info, tmp_path)
+    cache = cache_of(plugin, tmp_path)
+    assert not cache.is_prepared()
+    data = cache.open(plugin, workers=3, progress=lambda done, total: seen.append((done, total)))
+    assert cache.is_prepared()
     assert sorted(plugin.read_ids) == sorted(i.id for s in ("train", "test") for i in plugin.items(s))
     assert seen[-1] == (200, 200)
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
-    again = open_dataset(plugin, info, tmp_path)
+    again = cache.open(plugin)
     assert len(plugin.read_ids) == 200, "the second use decodes nothing"
     for d in (data, again):
         assert torch.equal(d.train.clips()[:, 0, 0, 0, 0], torch.arange(1, 101, dtype=torch.uint8))
@@ -80,7 +87,7 @@ def test_clips_are_read_once_and_kept_as_they_were(tmp_path: Path) -> None:
         assert torch.equal(d.train.subset(torch.tensor([9, 5])).clips(slice(0, 2))[:, 0, 0, 0, 0], torch.tensor([10, 6], dtype=torch.uint8))
         assert d.train.labels.tolist() == [0, 1] * 50
         assert d.native_train_frames == 1000
-    assert verify_cache(info, tmp_path) == []
+    assert cache.verify() == []
     clips = again.train.clips(slice(0, 2))
     clips.zero_()
     assert again.train.clips(slice(0, 2)).any(), "what is handed out is a copy"
@@ -88,30 +95,55 @@ def test_clips_are_read_once_and_kept_as_they_were(tmp_path: Path) -> None:
 
 def test_the_shape_and_the_digest_name_the_cache(tmp_path: Path) -> None:
     plugin = Counting()
-    small, large = describe(plugin, "counting"), describe(plugin, "counting", (2, 1, 8, 8))
-    open_dataset(plugin, small, tmp_path)
-    assert not is_prepared(large, tmp_path)
-    assert open_dataset(plugin, large, tmp_path).train.clips([0]).shape == (1, 2, 1, 8, 8)
+    small, large = cache_of(plugin, tmp_path), cache_of(plugin, tmp_path, (2, 1, 8, 8))
+    small.open(plugin)
+    assert small.folder == tmp_path / f"counting-{small.info.digest[:16]}"
+    assert not large.is_prepared()
+    assert large.open(plugin).train.clips([0]).shape == (1, 2, 1, 8, 8)
+
+
+def test_other_code_means_another_folder_and_decoding_again(tmp_path: Path) -> None:
+    plugin = Counting()
+    none, old, new = (cache_of(plugin, tmp_path, code=code) for code in ("", "0" * 16, "1" * 16))
+    assert len({cache.folder for cache in (none, old, new)}) == 3
+    assert none.info.digest == old.info.digest == new.info.digest, "the clips that are listed are the same"
+    assert old.open(plugin).info.code == "0" * 16
+    assert len(plugin.read_ids) == 200
+    assert not new.is_prepared()
+    assert not none.is_prepared()
+    new.open(plugin)
+    assert len(plugin.read_ids) == 400
+    old.open(plugin)
+    assert len(plugin.read_ids) == 400, "what the old code made is still its own"
+    assert [json.loads((c.folder / "meta.json").read_text())["code"] for c in (old, new)] == ["0" * 16, "1" * 16]
+
+
+def test_a_dot_in_a_name_does_not_shorten_it(tmp_path: Path) -> None:
+    caches = [ClipCache(describe(Counting(per_class=n), "my.set"), tmp_path) for n in (2, 3)]
+    assert len({cache.partial for cache in caches}) == 2
+    assert caches[0].partial.name == f"{caches[0].folder.name}.partial"
+    caches[0].open(Counting(per_class=2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [caches[0].folder.name, f"{caches[0].folder.name}.lock"]
 
 
 def test_several_processes_prepare_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     plugins = [Counting(log=log, pause=0.001) for _ in range(4)]
-    info = describe(plugins[0], "counting")
+    cache = cache_of(plugins[0], tmp_path / "cache")
     with ThreadPoolExecutor(4) as pool:  # flock is between open files: threads compete as processes do
-        for data in pool.map(lambda p: open_dataset(p, info, tmp_path / "cache"), plugins):
+        for data in pool.map(cache.open, plugins):
             assert len(data.train) == 100
     assert len(log.read_text().splitlines()) == 200
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
     """kill -9 in the middle: the same call completes, decodes what is missing and nothing twice."""
-    log, cache = tmp_path / "log", tmp_path / "cache"
+    log, root = tmp_path / "log", tmp_path / "cache"
     program = (
-        "import sys; from pathlib import Path; from tests.data.test_cache import Counting; from harness.data.cache import *\n"
-        "p = Counting(log=Path(sys.argv[1]), pause=0.01); open_dataset(p, describe(p, 'counting'), Path(sys.argv[2]), workers=2)"
+        "import sys; from pathlib import Path; from tests.data.test_cache import Counting, cache_of\n"
+        "p = Counting(log=Path(sys.argv[1]), pause=0.01); cache_of(p, Path(sys.argv[2])).open(p, workers=2)"
     )
-    child = subprocess.Popen([sys.executable, "-c", program, str(log), str(cache)], cwd=PROJECT)
+    child = subprocess.Popen([sys.executable, "-c", program, str(log), str(root)], cwd=PROJECT)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not log.exists() or len(log.read_text().splitlines()) < 120):
         time.sleep(0.01)
@@ -120,44 +152,42 @@ def test_kill_and_resume(tmp_path: Path) -> None:
     before = log.read_text().splitlines()
     assert 120 <= len(before) < 200
     plugin = Counting(log=log)
-    info = describe(plugin, "counting")
-    assert not is_prepared(info, cache)
-    partial = cache_folder(info, cache).with_suffix(".partial")
-    journal = [line for path in partial.glob("*.jsonl") for line in path.read_text().splitlines()]
-    data = open_dataset(plugin, info, cache)
+    cache = cache_of(plugin, root)
+    assert not cache.is_prepared()
+    journal = [line for path in cache.partial.glob("*.jsonl") for line in path.read_text().splitlines()]
+    data = cache.open(plugin)
     after = log.read_text().splitlines()[len(before) :]
     assert len(after) == 200 - len(journal)
     assert len(set(before) & set(after)) <= 2, "only the clips that were in the workers' hands"
-    assert verify_cache(info, cache) == []
+    assert cache.verify() == []
     assert torch.equal(data.train.clips()[:, 0, 0, 0, 0], torch.arange(1, 101, dtype=torch.uint8))
-    assert not partial.exists()
+    assert not cache.partial.exists()
 
 
 def test_a_damaged_part_is_decoded_again(tmp_path: Path) -> None:
     plugin = Counting(bad={f"test-{n}" for n in range(50)})
-    info = describe(plugin, "counting")
+    cache = cache_of(plugin, tmp_path)
     with pytest.raises(DataError, match="50 of 100 test clips cannot be had"):
-        open_dataset(plugin, info, tmp_path)
-    partial = cache_folder(info, tmp_path).with_suffix(".partial")
-    with open(partial / "train.npy", "r+b") as handle:
+        cache.open(plugin)
+    with open(cache.partial / "train.npy", "r+b") as handle:
         handle.seek(-3, os.SEEK_END)
         handle.write(b"???")
-    with open(partial / "train.journal.jsonl", "a") as handle:
+    with open(cache.partial / "train.journal.jsonl", "a") as handle:
         handle.write('[1, 10, [], "12')
     plugin.bad, before = set(), len(plugin.read_ids)
-    data = open_dataset(plugin, info, tmp_path)
+    data = cache.open(plugin)
     assert sorted(plugin.read_ids[before:]) == sorted(["train-99", *(f"test-{n}" for n in range(50))])
     assert int(data.train.clips([99]).max()) == 100
 
 
 def test_lost_clips_are_listed_and_too_many_are_an_error(tmp_path: Path) -> None:
     plugin = Counting(bad={"train-0", "train-8", "train-9"})
-    info = describe(plugin, "counting")
+    cache = cache_of(plugin, tmp_path)
     with pytest.raises(DataError, match=r"3 of 100 train clips cannot be had, more than the 2% .*\(train-0: train-0 is broken"):
-        open_dataset(plugin, info, tmp_path)
+        cache.open(plugin)
     plugin.max_lost = 0.05
     before = len(plugin.read_ids)
-    data = open_dataset(plugin, info, tmp_path)
+    data = cache.open(plugin)
     assert len(plugin.read_ids) - before == 3 + 100, "the lost ones again, and the test split"
     assert [(left.split, left.id) for left in data.left_out] == [("train", "train-0"), ("train", "train-8"), ("train", "train-9")]
     assert data.info.train_per_class == (48, 49)
@@ -165,7 +195,7 @@ def test_lost_clips_are_listed_and_too_many_are_an_error(tmp_path: Path) -> None
     assert data.train.clips([0, 1]).amax(dim=(1, 2, 3, 4)).tolist() == [2, 3]
     assert data.train.ids[:2] == ("train-1", "train-2")
     assert data.native_train_frames == 970
-    problems, summary = verify_dataset(plugin, info, tmp_path)
+    problems, summary = verify_dataset(plugin, cache)
     assert problems == [f"train train-{n}: train-{n} is broken" for n in (0, 8, 9)]
     assert "97 train and 100 test clips" in summary
 
@@ -173,15 +203,15 @@ def test_lost_clips_are_listed_and_too_many_are_an_error(tmp_path: Path) -> None
 def test_a_class_without_training_clips_is_an_error(tmp_path: Path) -> None:
     plugin = Counting(per_class=2, bad={"train-1", "train-3"}, max_lost=1.0)
     with pytest.raises(DataError, match="no training clip of b"):
-        open_dataset(plugin, describe(plugin, "counting"), tmp_path)
+        cache_of(plugin, tmp_path).open(plugin)
 
 
 def test_a_full_disk_shows_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Counting()
-    info = describe(plugin, "counting", (16, 3, 112, 112))
+    cache = cache_of(plugin, tmp_path, (16, 3, 112, 112))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"the clips need 114\.8 MiB|the clips need 115 MiB"):
-        open_dataset(plugin, info, tmp_path)
+        cache.open(plugin)
     assert plugin.read_ids == []
 
 
@@ -189,15 +219,15 @@ def test_an_unwritable_cache_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     plugin = Counting()
     with pytest.raises(DataError, match="cannot be written"):
-        open_dataset(plugin, describe(plugin, "counting"), tmp_path / "file" / "cache")
+        cache_of(plugin, tmp_path / "file" / "cache").open(plugin)
 
 
 @pytest.mark.parametrize("damage", ["clip", "length", "index", "meta", "gone"])
 def test_damage_is_found(tmp_path: Path, damage: str) -> None:
     plugin = Counting()
-    info = describe(plugin, "counting")
-    open_dataset(plugin, info, tmp_path)
-    folder = cache_folder(info, tmp_path)
+    cache = cache_of(plugin, tmp_path)
+    cache.open(plugin)
+    folder = cache.folder
     if damage == "clip":
         with open(folder / "test.npy", "r+b") as handle:
             handle.seek(-40, os.SEEK_END)
@@ -210,14 +240,14 @@ def test_damage_is_found(tmp_path: Path, damage: str) -> None:
         (folder / "meta.json").write_text("{")
     else:
         (folder / "test.csv").unlink()
-    problems, _ = verify_dataset(plugin, info, tmp_path)
+    problems, _ = verify_dataset(plugin, cache)
     assert len(problems) == 1
     assert "prepare again" in problems[0]
     if damage == "clip":
         assert "test-98" in problems[0]
     else:
         with pytest.raises(DataError, match="prepare again"):
-            load_dataset(info, tmp_path)
+            cache.load()
 
 
 def test_memory_of_reading_is_bounded(tmp_path: Path) -> None:
@@ -261,11 +291,11 @@ def broken_folder(root: Path) -> None:
 def test_broken_input(tmp_path: Path) -> None:
     broken_folder(tmp_path / "data")
     with pytest.raises(DataError, match="more than the 2%"):
-        plugin = VideoFolder(VideoFolder.Config(), tmp_path / "data")
-        open_dataset(plugin, describe(plugin, "folder", SHAPE), tmp_path / "cache")
-    plugin = VideoFolder(VideoFolder.Config(max_lost=0.5), tmp_path / "data")
-    info = describe(plugin, "folder", SHAPE)
-    data = open_dataset(plugin, info, tmp_path / "cache", workers=2)
+        plugin = VideoFolder(tmp_path / "data")
+        ClipCache(describe(plugin, "folder", SHAPE), tmp_path / "cache").open(plugin)
+    plugin = VideoFolder(tmp_path / "data", max_lost=0.5)
+    cache = ClipCache(describe(plugin, "folder", SHAPE), tmp_path / "cache")
+    data = cache.open(plugin, workers=2)
     reasons = {Path(left.id).name: left.reason for left in data.left_out}
     expected = {"empty.avi", "text.avi", "sound.mp4"} | ({"unreadable.mp4"} if os.geteuid() else set())
     assert set(reasons) == expected
@@ -274,39 +304,38 @@ def test_broken_input(tmp_path: Path) -> None:
     assert kept["one frame.mp4"] == 1
     assert kept["größe éè.mkv"] == kept["wrong-suffix.avi"] == 20
     assert 5 < kept["truncated.avi"] < 40
-    problems, _ = verify_dataset(plugin, info, tmp_path / "cache")
+    problems, _ = verify_dataset(plugin, cache)
     assert "class odd: no test clip" in problems
     assert len(problems) == 1 + len(expected)
-    for path in write_previews(info, tmp_path / "cache", tmp_path / "previews", clips=2):
+    for path in write_previews(cache, tmp_path / "previews", clips=2):
         assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DataError, match="no class 'goed'; did you mean 'good'"):
-        write_previews(info, tmp_path / "cache", tmp_path / "previews", classes=["goed"])
+        write_previews(cache, tmp_path / "previews", classes=["goed"])
 
 
 def test_several_clips_per_video_count_its_frames_once(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_video(tmp_path / "data" / split / "a" / "v.mp4", 100, "libx264")
-    plugin = VideoFolder(VideoFolder.Config(train_clips=3), tmp_path / "data")
-    info = describe(plugin, "folder", SHAPE)
-    data = open_dataset(plugin, info, tmp_path / "cache")
+    plugin = VideoFolder(tmp_path / "data", train_clips=3)
+    cache = ClipCache(describe(plugin, "folder", SHAPE), tmp_path / "cache")
+    data = cache.open(plugin)
     assert len(data.train) == 3
     assert data.native_train_frames == 100
-    rows = read_index(cache_folder(info, tmp_path / "cache"), "train")
+    rows = read_index(cache.folder, "train")
     assert len({row.frames for row in rows}) == 3, "the stored start points differ"
     for row, clip in zip(rows, data.train.clips(), strict=True):
         assert [read_stamp(picture.numpy()) for picture in clip] == list(row.frames)
-    one = VideoFolder(VideoFolder.Config(), tmp_path / "data")
+    one = VideoFolder(tmp_path / "data")
     first = one.read(one.items("train")[0], SHAPE)
     assert np.array_equal(first.frames, data.train.clips([0])[0].numpy()), "the first clip does not depend on their number"
 
 
 def test_clips_of_an_earlier_cache_are_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken video is replaced, and more clips are asked for: only these are decoded."""
+    """A broken video is replaced, and more clips are asked for: only these are decoded, as long as the code is the same."""
     for split in ("train", "test"):
         for number in range(3):
             write_video(tmp_path / "data" / split / "a" / f"{number}.mp4", 100, "libx264")
     (tmp_path / "data" / "train" / "a" / "1.mp4").write_bytes(b"broken")
-    cache = tmp_path / "cache"
     read: list[str] = []
     real = VideoFolder.read_parts
 
@@ -316,10 +345,10 @@ def test_clips_of_an_earlier_cache_are_not_decoded_again(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(VideoFolder, "read_parts", note)
 
-    def prepared(**parameters: Any) -> Any:
+    def prepared(code: str = "one", **parameters: Any) -> VideoDataset:
         read.clear()
-        plugin = VideoFolder(VideoFolder.Config(max_lost=0.5, **parameters), tmp_path / "data")
-        return open_dataset(plugin, describe(plugin, "folder", SHAPE), cache)
+        plugin = VideoFolder(tmp_path / "data", max_lost=0.5, **parameters)
+        return ClipCache(describe(plugin, "folder", SHAPE, code), tmp_path / "cache").open(plugin)
 
     first = prepared()
     assert len(read) == 6
@@ -330,11 +359,16 @@ def test_clips_of_an_earlier_cache_are_not_decoded_again(tmp_path: Path, monkeyp
     assert torch.equal(second.train.clips([0, 4]), first.train.clips([0, 1]))
     prepared(seed=1)
     assert len(read) == 6, "other start points are other clips"
+    for code in ("two", ""):
+        prepared(code)
+        assert len(read) == 6, "clips of other code are not taken over"
+    prepared("two", train_clips=2)
+    assert sorted(read) == [f"train/a/{n}.mp4#1" for n in range(3)]
 
 
 def test_real_videos(real_data: Path, tmp_path: Path) -> None:
     """UTD-MHAD in UCF101's layout: every listed video is there; a few are decoded."""
-    plugin = UCF101(UCF101.Config(flip=False), real_data)
+    plugin = UCF101(real_data, flip=False)
     info = describe(plugin, "ucf101")
     assert len(info.classes) == 27
     assert (sum(info.train_per_class), sum(info.test_per_class)) == (539, 322)
@@ -346,20 +380,20 @@ def test_real_videos(real_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_videos_are_counted(real_data: Path, tmp_path: Path) -> None:
-    plugin = UCF101(UCF101.Config(flip=False), real_data)
-    info = describe(plugin, "ucf101", (8, 3, 32, 32))
-    data = open_dataset(plugin, info, tmp_path, workers=2)
+    plugin = UCF101(real_data, flip=False)
+    cache = ClipCache(describe(plugin, "ucf101", (8, 3, 32, 32)), tmp_path)
+    data = cache.open(plugin, workers=2)
     assert data.native_train_frames == 34_980
     assert int(data.test.native_frames.sum()) == 23_319
     assert data.left_out == ()
-    assert verify_cache(info, tmp_path) == []
+    assert cache.verify() == []
 
 
 def test_facts(tmp_path: Path) -> None:
-    plugin: Any = Counting()
-    info = describe(plugin, "counting")
-    assert dict(dataset_facts(plugin, info, tmp_path))["cache"] == "not prepared"
-    open_dataset(plugin, info, tmp_path)
-    facts = dict(dataset_facts(plugin, info, tmp_path))
+    plugin = Counting()
+    cache = cache_of(plugin, tmp_path)
+    assert dict(dataset_facts(cache))["cache"] == "not prepared"
+    cache.open(plugin)
+    facts = dict(dataset_facts(cache))
     assert facts["native train frames"] == "1,000"
     assert facts["train clips"] == "100 (50 to 50 per class)"

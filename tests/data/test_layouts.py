@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from harness.data.sampling import centred, item_generator, spread, strided
 from harness.data.ssv2 import SomethingSomethingV2
 from harness.data.ucf101 import MINIUCF_CLASSES, UCF101, MiniUCF
 from harness.data.utd_mhad import ACTIONS, UTDMHAD
-from harness.errors import DataError
+from harness.errors import DataError, UsageError
+from harness.registry import Registry
 from tests.data.videos import read_stamp, write_frames, write_video
 
 SMALL = (4, 3, 56, 56)
@@ -31,7 +34,7 @@ MINIUCF_COUNTS = """101/44 77/31 112/43 107/43 99/35 94/37 96/38 110/40 76/33 11
 
 
 def make(cls: Any, root: Path, **parameters: Any) -> Any:
-    return cls(cls.Config(**parameters), root)
+    return cls(root, **parameters)
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -119,8 +122,8 @@ def test_hmdb51_has_two_pools(tmp_path: Path) -> None:
     assert set(standard.train_per_class) == {70}
     assert (sum(vdsd.train_per_class), sum(vdsd.test_per_class)) == (3570 + unused, 1530)
     assert standard.digest != vdsd.digest
-    with pytest.raises(DataError, match="did you mean 'vdsd'"):
-        make(HMDB51, tmp_path, pool="vdds").items("train")
+    with pytest.raises(ValueError, match="did you mean 'vdsd'"):
+        HMDB51(pool="vdds")
     with pytest.raises(DataError, match="_test_split2"):
         make(HMDB51, tmp_path, split=2).items("train")
 
@@ -200,8 +203,9 @@ def test_utd_mhad(tmp_path: Path) -> None:
     brightness = [int(frame.max()) for frame in whole.frames]
     assert brightness[0] == 255, "the nearest point is white"
     assert brightness == sorted(brightness, reverse=True), "farther is darker"
-    with pytest.raises(DataError, match="train_subjects"):
-        make(UTDMHAD, tmp_path, train_subjects="12345678").items("train")
+    for people in ("", "12345678", "19"):
+        with pytest.raises(ValueError, match="train_subjects"):
+            UTDMHAD(train_subjects=people)
 
 
 def test_folder_and_table(tmp_path: Path) -> None:
@@ -246,8 +250,6 @@ def test_what_a_list_can_have_wrong(tmp_path: Path) -> None:
     train.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot read the list"):
         make(UCF101, tmp_path).items("train")
-    with pytest.raises(DataError, match="--data-root"):
-        UCF101(UCF101.Config())
     with pytest.raises(DataError, match="no folder train"):
         make(VideoFolder, tmp_path).items("train")
     touch(tmp_path / "videos.csv", b"path,label\na,b\n")
@@ -287,6 +289,63 @@ def test_the_digest_is_of_lists_sizes_and_sampling_not_of_places(tmp_path: Path)
         assert make(UCF101, tmp_path / "one", **change).digest() != one.digest()
     touch(tmp_path / "one" / "Walk" / "v.avi", b"another video")
     assert make(UCF101, tmp_path / "one").digest() != one.digest()
+
+
+def test_digests_and_recipes_stay_what_they_were(tmp_path: Path) -> None:
+    """Fixed values: caches and records that exist are named by them."""
+    ucf_lists(tmp_path / "ucf", ["Walk/v.avi", "Run/v.avi"], ["Run/w.avi"], ["Walk", "Run"])
+    for name in ("Walk/v.avi", "Run/v.avi", "Run/w.avi"):
+        touch(tmp_path / "ucf" / name)
+    ucf = make(UCF101, tmp_path / "ucf", train_clips=2)
+    assert ucf.recipe() == '["strided", 1, {"seed": 0, "stride": 4}]'
+    assert ucf.digest() == "7c915936eb3e73982f32cb8e56af50efa31a37934bd4eec22d64edde7c40f68e"
+    assert describe(ucf, "ucf101", code="any").digest == "1628e4cb9abe05ced3018213def88b9b56a21a0c83a1b032e55381178bda1d73"
+    for number in range(3):
+        touch(tmp_path / "hmdb" / "a" / f"{number}.avi")
+    touch(tmp_path / "hmdb" / "splits" / "a_test_split1.txt", b"0.avi 1\n1.avi 2\n2.avi 0\n")
+    hmdb = make(HMDB51, tmp_path / "hmdb", pool="vdsd")
+    assert hmdb.recipe() == ucf.recipe(), "split and pool decide which clips there are, not how one looks"
+    assert hmdb.digest() == "4c81f3a268da8c72ab3c8d11555b04936c1fb52850287a70acdc7dfb8aa5bd35"
+    assert describe(hmdb, "hmdb51").digest == "74cf8f2c8e62f6cd1b41cb4582cc16a6dfbf221ca927c7d3f11fd19f18fb6f77"
+
+
+@pytest.mark.parametrize("name", ["ucf101", "miniucf", "hmdb51", "kinetics400", "ssv2", "utd_mhad", "folder", "csv"])
+def test_parameters_are_checked_without_a_root_and_lists_are_not_read_without_one(tmp_path: Path, name: str) -> None:
+    resolved = Registry().resolve("dataset", f"{name}[seed=3]")
+    plugin = resolved.create()
+    assert plugin.seed == 3
+    assert json.loads(plugin.recipe().partition("]")[0] + "]")[2]["seed"] == 3
+    for ask in (lambda p: p.items("train"), lambda p: p.digest(), lambda p: describe(p, name)):
+        with pytest.raises(DataError, match=rf"dataset '{name}' is read from disk: name its folder with --data-root DIR"):
+            ask(plugin)
+        with pytest.raises(DataError, match=r"data root .*nowhere does not exist or is not a folder"):
+            ask(resolved.create(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=rf"{name}.*train_clips and test_clips must be at least 1"):
+        Registry().resolve("dataset", f"{name}[test_clips=0]")
+
+
+def test_inherited_parameters_are_listed_from_the_source_alone() -> None:
+    program = (
+        "import json, sys; from harness.registry import Registry\n"
+        "print(json.dumps({i.name: {p.name: [p.default, p.doc] for p in i.params} for i in Registry().infos('dataset')}))\n"
+        "sys.exit(bool({'harness.data.listed', 'harness.data.ucf101', 'torch'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    listed = json.loads(told.stdout)
+    shared = ["train_clips", "test_clips", "seed", "flip", "max_lost"]
+    assert set(listed["miniucf"]) == set(listed["ucf101"]) == {*shared, "stride", "split"}
+    assert set(listed["hmdb51"]) == {*shared, "stride", "split", "pool"}
+    assert set(listed["ssv2"]) == set(listed["kinetics400"]) == set(shared)
+    assert set(listed["utd_mhad"]) == {*shared, "stride", "train_subjects"}
+    assert set(listed["csv"]) == {*shared, "stride", "file"}
+    assert {name: params["flip"][0] for name, params in listed.items() if "flip" in params} == {
+        "csv": "False", "folder": "False", "hmdb51": "True", "kinetics400": "True", "miniucf": "True", "ssv2": "False",
+        "ucf101": "True", "utd_mhad": "False",
+    }  # fmt: skip
+    assert set(listed["moving-digits"]) == {"preset", "train_per_class", "test_per_class"}
+    assert all(doc for params in listed.values() for _, doc in params.values())
+    defaults = {name: repr(value) for name, value in Registry().resolve("dataset", "miniucf").spec.params.items()}
+    assert defaults == {name: default for name, (default, _) in listed["miniucf"].items()}
 
 
 def test_sampling_keeps_the_rules_of_the_published_code() -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
+from harness.data.cache import describe
 from harness.data.moving_digits import LAWS, MovingDigits, glyphs, trace
 from harness.errors import DataError
 
 SHAPE = (8, 1, 32, 32)
-PLAIN = MovingDigits(MovingDigits.Config())
+PLAIN = MovingDigits()
 
 
 def test_counts_and_balance() -> None:
@@ -22,6 +23,15 @@ def test_counts_and_balance() -> None:
         items = PLAIN.items(split)
         assert np.bincount([i.label for i in items]).tolist() == [per_class] * 12
         assert len({i.id for i in items}) == 12 * per_class
+
+
+def test_digests_stay_what_they_were() -> None:
+    """Fixed values: caches and records that exist are named by them."""
+    assert PLAIN.digest() == "31d2b3ed86c74a80ee2da2b246246634170c404f4a25fdd1b9c6afdff73b8ada"
+    assert MovingDigits(preset="hard", train_per_class=5).digest() == "20b1e4291a27f23af760c1ef62ca498ba04aacc76de41ff4060734423bd37e69"
+    info = describe(PLAIN, "moving-digits", code="any")
+    assert info.digest == "9d0de4134a0c11e6b0f6cb5a9eccd38d8dee5f3dc8554bb22dfcdbb08c233346"
+    assert (info.clip_shape, info.flip, info.code) == (SHAPE, False, "any")
 
 
 def test_splits_share_no_digit() -> None:
@@ -82,12 +92,12 @@ def test_shapes_and_presets() -> None:
     colour = PLAIN.read(item, (8, 3, 32, 32)).frames
     assert all(np.array_equal(colour[:, c], gray[:, 0]) for c in range(3))
     assert PLAIN.read(item, (16, 1, 48, 48)).frames.shape == (16, 1, 48, 48)
-    hard = MovingDigits(MovingDigits.Config(preset="hard"))
+    hard = MovingDigits(preset="hard")
     background = [np.median(p.read(i, SHAPE).frames[0]) for p in (PLAIN, hard) for i in p.items("train")[:20]]
     assert np.mean(background[20:]) > 2 * np.mean(background[:20])
     assert hard.digest() != PLAIN.digest()
     for shape in ((8, 2, 32, 32), (1, 1, 32, 32), (8, 1, 32, 40)):
         with pytest.raises(DataError, match="clips must have"):
             PLAIN.read(item, shape)
-    with pytest.raises(DataError, match="'soft' does not exist"):
-        MovingDigits(MovingDigits.Config(preset="soft"))
+    with pytest.raises(ValueError, match="'soft' does not exist"):
+        MovingDigits(preset="soft")

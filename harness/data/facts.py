@@ -6,14 +6,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data.base import DatasetPlugin
-from harness.data.cache import SPLITS, Progress, cache_folder, is_prepared, load_dataset, verify_cache
-from harness.errors import DataError
-from harness.plugin import DatasetInfo
+from harness.data.cache import SPLITS, ClipCache
+from harness.errors import DataError, did_you_mean
+from harness.plugin import DatasetPlugin, Progress
+from harness.preview import contact_sheet
 
 
-def dataset_facts(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path) -> list[tuple[str, str]]:
+def dataset_facts(cache: ClipCache) -> list[tuple[str, str]]:
     """Classes, clips, native frames, size and digest, as (name, value) for people."""
+    info = cache.info
     t, c, h, w = info.clip_shape
     facts = [
         ("dataset", info.name),
@@ -24,22 +25,22 @@ def dataset_facts(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path) ->
     ]
     for split, counts in zip(SPLITS, (info.train_per_class, info.test_per_class), strict=True):
         facts.append((f"{split} clips", f"{sum(counts):,} ({min(counts)} to {max(counts)} per class)"))
-    if not is_prepared(info, cache_root):
+    if not cache.is_prepared():
         return [*facts, ("cache", "not prepared")]
-    data = load_dataset(info, cache_root)
+    data = cache.load()
     frames = {"train": data.native_train_frames, "test": int(data.test.native_frames.sum())}
     facts += [(f"native {split} frames", f"{n:,}") for split, n in frames.items()]
     facts.append(("left out", f"{len(data.left_out):,} clips"))
-    folder = cache_folder(info, cache_root)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    return [*facts, ("cache", f"{folder} ({size / 2**20:,.1f} MiB)")]
+    size = sum(path.stat().st_size for path in cache.folder.iterdir())
+    return [*facts, ("cache", f"{cache.folder} ({size / 2**20:,.1f} MiB)")]
 
 
-def verify_dataset(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, progress: Progress | None = None) -> tuple[list[str], str]:
+def verify_dataset(plugin: DatasetPlugin, cache: ClipCache, progress: Progress | None = None) -> tuple[list[str], str]:
     """One line for everything that is missing, broken or damaged, and a closing line with the counts.
 
     Before the dataset is prepared only the lists and the presence of the files are known.
     """
+    info = cache.info
     problems = [
         f"class {info.classes[label]}: no {split} clip"
         for split, counts in zip(SPLITS, (info.train_per_class, info.test_per_class), strict=True)
@@ -47,12 +48,12 @@ def verify_dataset(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, p
         if count == 0
     ]
     counts = f"{len(info.classes)} classes, {sum(info.train_per_class):,} train and {sum(info.test_per_class):,} test clips"
-    if not is_prepared(info, cache_root):
+    if not cache.is_prepared():
         problems += [f"{split} {item.id}: {item.problem}" for split in SPLITS for item in plugin.items(split) if item.problem]
         return problems, f"{counts} listed; not prepared, so no video has been decoded: {_state(problems)}"
-    problems += verify_cache(info, cache_root, progress)
+    problems += cache.verify(progress)
     try:
-        data = load_dataset(info, cache_root)
+        data = cache.load()
     except DataError as error:
         return list(dict.fromkeys([*problems, str(error)])), f"{counts} listed; the cache is damaged"
     problems += [f"{left.split} {left.id}: {left.reason}" for left in data.left_out]
@@ -61,15 +62,13 @@ def verify_dataset(plugin: DatasetPlugin, info: DatasetInfo, cache_root: Path, p
     return problems, f"{kept}, {frames}: {_state(problems)}"
 
 
-def write_previews(info: DatasetInfo, cache_root: Path, target: Path, clips: int = 8, classes: Sequence[str] = ()) -> list[Path]:
+def write_previews(cache: ClipCache, target: Path, clips: int = 8, classes: Sequence[str] = ()) -> list[Path]:
     """One contact sheet per class, of its first training clips. Returns the files."""
-    from harness.errors import did_you_mean
-    from harness.preview import contact_sheet
-
+    info = cache.info
     for name in classes:
         if name not in info.classes:
             raise DataError(f"dataset {info.name!r} has no class {name!r}{did_you_mean(name, info.classes)}")
-    train = load_dataset(info, cache_root).train
+    train = cache.load().train
     target.mkdir(parents=True, exist_ok=True)
     paths = []
     for label, name in enumerate(info.classes):
