@@ -98,7 +98,19 @@ if TYPE_CHECKING:
     from harness.distilled import DistilledSet
     from harness.errors import BudgetError, DataError, DistilledSetError, TaskError
     from harness.metrics import Metric
-    from harness.plugin import Asset, AssetPlugin, Context, DatasetPlugin, Embedding, EvaluatorPlugin, MethodPlugin, asset, dataset, evaluator, method
+    from harness.plugin import (
+        Asset,
+        AssetPlugin,
+        Context,
+        DatasetPlugin,
+        Embedding,
+        EvaluatorPlugin,
+        MethodPlugin,
+        asset,
+        dataset,
+        evaluator,
+        method,
+    )
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
     from harness.session import Session

@@ -18,8 +18,9 @@ from harness import __version__
 from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
-    from harness.config import Config
-    from harness.plan import Plan
+    from harness.data.cache import ClipCache
+    from harness.plugin import DatasetPlugin
+    from harness.session import Session
 
 
 class _Verb(click.Command):
@@ -67,6 +68,7 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--seeds", metavar="N|LIST", help="A number of seeds (3 is 0,1,2) or a list with a comma (5, is seed 5 alone).")
 @click.option("--labels", metavar="LIST", help="native (as the method makes them), hard, soft (relabelled by the teacher).")
 @click.option("--protocol", metavar="NAME", help="Training recipe, a section of [protocols].")
+@click.option("--teacher", metavar="NAME", help="Evaluator of the teacher that labels and judges; same: each evaluator's own.")
 @_results
 @click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: parallel, also on a cluster; inline: this process.")
 @click.option("--workers", type=click.IntRange(0), help="Tasks at a time; 0: as many as the CPUs or GPUs allow.")
@@ -76,6 +78,8 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
     type=click.Choice(["none", "failed", "all"]),
     help="What runs again: only what has no record, all that is not done, all.",
 )
+@click.option("--stale", type=click.Choice(["rerun", "keep"]), help="What other code made: run it again, or keep it; the report marks it.")
+@click.option("--quality/--no-quality", default=None, help="Look at every set through the teacher, or not.")
 @click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
 @click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
@@ -85,8 +89,9 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--dry-run", is_flag=True, help="Print the task graph and what each cell resolves to; run nothing.")
 def run(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, ...], dry_run: bool, **options: Any) -> None:
     """Run methods over budgets, evaluators and seeds; only what is missing is done. Defaults stand in bench.toml."""
-    config = _configure(overlay, assignments, {**options, "plugins": list(plugins) or None})
-    sys.exit(_run(config, dry_run))
+    from harness.terminal import run_session
+
+    sys.exit(run_session(_session(overlay, assignments, {**options, "plugins": list(plugins) or None}), sys.argv[1:], dry_run))
 
 
 @main.command("list")
@@ -101,7 +106,7 @@ def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], ov
     from harness.registry import Registry
 
     registry = Registry(plugins)
-    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "protocols"]:
+    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "assets", "protocols"]:
         click.secho(plural, bold=True)
         if plural == "protocols":
             _list_protocols(overlay, assignments, long)
@@ -127,9 +132,9 @@ def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], ov
 @_set
 def status(results: str | None, overlay: str | None, assignments: tuple[str, ...]) -> None:
     """Say what the results folder holds: sweeps, records by status, what runs now."""
-    from harness.inspect import describe_store
+    from harness.status import describe_store
 
-    click.echo(describe_store(_configure(overlay, assignments, {"results": results}).run.results))
+    click.echo(describe_store(_session(overlay, assignments, {"results": results}).config.run.results))
 
 
 @main.command()
@@ -142,7 +147,7 @@ def report(results: str | None, out: str | None, datasets: tuple[str, ...], over
     """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG) and a page from the records alone."""
     from harness.report import build_report
 
-    config = _configure(overlay, assignments, {"results": results})
+    config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
     target = Path(out) if out else Path(root) / "report"
     files = build_report(root, target, datasets=list(datasets) or None, words=config.words)
@@ -158,7 +163,7 @@ def ui(results: str | None, port: int, overlay: str | None, assignments: tuple[s
     """Open the MLflow comparison UI of the results folder on 127.0.0.1."""
     from harness.tracking import serve_ui
 
-    serve_ui(_configure(overlay, assignments, {"results": results}).run.results, port=port, announce=click.echo)
+    serve_ui(_session(overlay, assignments, {"results": results}).config.run.results, port=port, announce=click.echo)
 
 
 @main.command()
@@ -171,19 +176,30 @@ def track(results: str | None, rebuild: bool, overlay: str | None, assignments: 
     from harness.store import Store
     from harness.tracking import rebuild_mirror
 
-    store = Store(_configure(overlay, assignments, {"results": results}).run.results)
+    store = Store(_session(overlay, assignments, {"results": results}).config.run.results)
     click.echo(rebuild_mirror(store, fresh=rebuild))
 
 
 @main.command()
 @_results
+@_plugin
+@click.option("--small", multiple=True, metavar="SPEC", help="With --plugin: 'name[key=value]', what makes a plugin quick; repeatable.")
 @_config
 @_set
-def check(results: str | None, overlay: str | None, assignments: tuple[str, ...]) -> None:
-    """Verify every record and artifact against its checksum; exit 1 with a list of what is damaged or missing."""
-    from harness.inspect import check_store
+def check(
+    results: str | None, plugins: tuple[str, ...], small: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]
+) -> None:
+    """Verify every record and artifact against its checksum; with --plugin, hold its plugins to the contract on a tiny dataset.
 
-    problems, summary = check_store(_configure(overlay, assignments, {"results": results}).run.results)
+    Exit 1 with a list of what is damaged, missing or broken.
+    """
+    if plugins:
+        from harness.terminal import check_plugins
+
+        sys.exit(check_plugins(plugins, small))
+    from harness.status import check_store
+
+    problems, summary = check_store(_session(overlay, assignments, {"results": results}).config.run.results)
     for problem in problems:
         click.echo(problem)
     click.echo(summary)
@@ -206,17 +222,13 @@ _dataset_options = [
 
 
 def _data_verb(function: Any) -> Any:
-    """A verb of `data`: the options that name a dataset, then (plugin, info, cache folder) in their place."""
+    """A verb of `data`: the options that name a dataset, then (plugin, cache) in their place."""
 
     @functools.wraps(function)
     def verb(overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
-        from harness.runner import cache_folder
-        from harness.store import Store
-
         named = {name: options.pop(name) for name in ("dataset", "data_root", "results")}
-        config = _configure(overlay, assignments, {**named, "plugins": list(options.pop("plugins")) or None})
-        _, _, plugin, info = _dataset(config)
-        function(plugin, info, Path(cache_folder(config=config, store=Store(config.run.results))), **options)
+        session = _session(overlay, assignments, {**named, "plugins": list(options.pop("plugins")) or None})
+        function(session.dataset, session.cache, **options)
 
     for option in reversed(_dataset_options):
         verb = option(verb)
@@ -225,27 +237,26 @@ def _data_verb(function: Any) -> Any:
 
 @_data_verb
 @click.option("--workers", type=click.IntRange(1), help="Videos decoded at a time. [default: the CPUs]")
-def prepare(plugin: Any, info: Any, cache: Path, workers: int | None) -> None:
+def prepare(plugin: DatasetPlugin, cache: ClipCache, workers: int | None) -> None:
     """Decode, resize and cache what is missing; an interrupted attempt goes on where it was."""
-    from harness.data.cache import is_prepared, open_dataset
-    from harness.data.inspect import dataset_facts
+    from harness.data.facts import dataset_facts
     from harness.progress import clip_progress
 
-    if not is_prepared(info, cache):
-        with clip_progress(f"decoding {info.name}") as progress:
-            open_dataset(plugin, info, cache, workers=workers or os.cpu_count() or 1, progress=progress)
-    for name, value in dataset_facts(plugin, info, cache):
+    if not cache.is_prepared():
+        with clip_progress(f"decoding {cache.info.name}") as progress:
+            cache.open(plugin, workers=workers or os.cpu_count() or 1, progress=progress)
+    for name, value in dataset_facts(cache):
         click.echo(f"{name:<22}{value}")
 
 
 @_data_verb
-def verify(plugin: Any, info: Any, cache: Path) -> None:
+def verify(plugin: DatasetPlugin, cache: ClipCache) -> None:
     """Check lists, files and the cache's checksums; exit 1 with a list of what is missing, broken or left out."""
-    from harness.data.inspect import verify_dataset
+    from harness.data.facts import verify_dataset
     from harness.progress import clip_progress
 
-    with clip_progress(f"checking {info.name}") as progress:
-        problems, summary = verify_dataset(plugin, info, cache, progress)
+    with clip_progress(f"checking {cache.info.name}") as progress:
+        problems, summary = verify_dataset(plugin, cache, progress)
     for problem in problems:
         click.echo(problem)
     click.echo(summary)
@@ -253,11 +264,11 @@ def verify(plugin: Any, info: Any, cache: Path) -> None:
 
 
 @_data_verb
-def info(plugin: Any, info: Any, cache: Path) -> None:
+def info(plugin: DatasetPlugin, cache: ClipCache) -> None:
     """Say what a dataset is: classes, clips, native frames, size, digest."""
-    from harness.data.inspect import dataset_facts
+    from harness.data.facts import dataset_facts
 
-    for name, value in dataset_facts(plugin, info, cache):
+    for name, value in dataset_facts(cache):
         click.echo(f"{name:<22}{value}")
 
 
@@ -265,119 +276,22 @@ def info(plugin: Any, info: Any, cache: Path) -> None:
 @click.option("--out", metavar="DIR", help="Where to write. [default: previews/ beside the cache]")
 @click.option("--clips", type=click.IntRange(1), default=8, show_default=True, help="Clips of each class.")
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class; repeatable.")
-def preview(plugin: Any, info: Any, cache: Path, out: str | None, clips: int, classes: tuple[str, ...]) -> None:
+def preview(plugin: DatasetPlugin, cache: ClipCache, out: str | None, clips: int, classes: tuple[str, ...]) -> None:
     """Write a contact sheet per class (PNG): a clip in each row."""
-    from harness.data.cache import open_dataset
-    from harness.data.inspect import write_previews
+    from harness.data.facts import write_previews
     from harness.progress import clip_progress
 
-    with clip_progress(f"decoding {info.name}") as progress:
-        open_dataset(plugin, info, cache, workers=os.cpu_count() or 1, progress=progress)
-    for path in write_previews(info, cache, Path(out) if out else cache.parent / "previews" / info.name, clips, classes):
+    with clip_progress(f"decoding {cache.info.name}") as progress:
+        cache.open(plugin, workers=os.cpu_count() or 1, progress=progress)
+    target = Path(out) if out else cache.root.parent / "previews" / cache.info.name
+    for path in write_previews(cache, target, clips, classes):
         click.echo(path)
 
 
-def _configure(overlay: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Config:
-    """The Config of these options; lists are given as text."""
-    from harness.config import load_config
-    from harness.plan import parse_list
+def _session(overlay: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Session:
+    from harness.session import Session
 
-    for name in ("methods", "evaluators", "labels", "ipc", "seeds"):
-        text = options.get(name)
-        if text is not None:
-            options[name] = parse_list(text, name)
-    for name in ("ipc", "seeds"):
-        if options.get(name) is not None:
-            options[name] = [_whole_number(t, name) for t in options[name]]
-    seeds = options.get("seeds")
-    if seeds is not None and len(seeds) == 1 and "," not in str(click.get_current_context().params.get("seeds")):
-        options["seeds"] = seeds[0]
-    return load_config(overlay, assignments, options)
-
-
-def _whole_number(text: str, what: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"--{what}: {text!r} is not a whole number") from None
-
-
-def _run(config: Config, dry_run: bool) -> int:
-    from rich.console import Console
-
-    from harness.runner import execute, survey
-    from harness.store import Store
-
-    console = Console(markup=False)  # names have brackets
-    if not console.is_terminal:
-        console = Console(width=250, markup=False)  # a log file wraps nothing
-    plan = _plan(config)
-    store = Store(config.run.results)
-    state = survey(plan, store, config.run.rerun)
-    if dry_run:
-        from harness.summary import print_plan
-
-        print_plan(console, plan, state)
-        return 0
-    store.check_writable()
-    if not state.to_do:
-        console.print(f"{len(plan.cells)} cells, all of them cached", highlight=False)
-        code = "done" if state.all_done() else "failed"
-    else:
-        from harness.progress import Display
-
-        # The mirror's database is set up before workers start; it takes seconds, so it goes on beside Ray's start.
-        observers: list[Any] = []
-        if config.run.track:
-            from harness.tracking import Mirror
-
-            observers.append(Mirror(store, report=lambda text: console.print(f"tracking: {text}", style="yellow", highlight=False)))
-        executor = _executor(config, store)
-        observers.insert(0, Display(console, executor.describe()))
-        code = execute(config, state, store, executor, observers, sys.argv[1:])
-    from harness.summary import print_summary
-
-    print_summary(console, store, plan, state)
-    return {"done": 0, "failed": 1, "interrupted": 130}[code]
-
-
-def _executor(config: Config, store: Any) -> Any:
-    if config.run.executor == "inline":
-        from harness.executors.inline import InlineExecutor
-
-        return InlineExecutor()
-    try:
-        from harness.executors.ray import RayExecutor
-        return RayExecutor(store, config.run.workers)
-    except ImportError as error:
-        raise UsageError(f"the ray executor needs the package {error.name!r}: install it, or use --executor inline") from error
-
-
-def _plan(config: Config) -> Plan:
-    """The graph of a run: plugins, dataset, cells. Everything that can be wrong with a command is found here, before any work."""
-    from harness.config import check_sections
-    from harness.plan import plan_run
-
-    registry, dataset, _, info = _dataset(config)
-    check_sections(config, registry)
-    return plan_run(config, registry, dataset, info)
-
-
-def _dataset(config: Config) -> tuple[Any, Any, Any, Any]:
-    """The registry, the resolved dataset, its plugin, and what it says of itself at the configured clip shape."""
-    from harness.data.cache import describe
-    from harness.registry import Registry
-
-    registry = Registry(config.run.plugins, config.plugin_defaults)
-    dataset = registry.resolve("dataset", config.run.dataset)
-    root = Path(config.run.data_root).expanduser() if config.run.data_root else None
-    if root is not None and not root.is_dir():
-        raise UsageError(f"data root {root} does not exist or is not a folder")
-    plugin = dataset.create(root)
-    section = config.dataset()
-    t, c, h, w = plugin.default_shape
-    shape = (section.frames or t, c, section.size or h, section.size or w)
-    return registry, dataset, plugin, describe(plugin, dataset.name, shape)
+    return Session.open(overlay, set=assignments, **options)
 
 
 def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:

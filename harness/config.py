@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, UsageError, did_you_mean
+from harness.names import parse_list
 from harness.protocol import TrainingProtocol
+from harness.spec import Kind
 
 if TYPE_CHECKING:
     from harness.registry import Registry
@@ -36,12 +38,14 @@ class RunConfig(_Section):
     protocol: str
     teacher: str
     reference: bool
+    quality: bool
     results: str
     cache: str
     executor: Literal["ray", "inline"]
     workers: int = Field(ge=0)
     timeout: float = Field(gt=0)
     rerun: Literal["failed", "none", "all"]
+    stale: Literal["rerun", "keep"]
     track: bool
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
@@ -87,7 +91,12 @@ class ResourcesConfig(_Section):
     data: Resources
     asset: Resources
     distill: Resources
+    quality: Resources
     evaluate: Resources
+
+    def of(self, kind: Kind) -> Resources:
+        """What a task of this kind gets."""
+        return {"data": self.data, "asset": self.asset, "distill": self.distill, "quality": self.quality, "evaluate": self.evaluate}[kind]
 
 
 class DatasetConfig(_Section):
@@ -97,7 +106,8 @@ class DatasetConfig(_Section):
     """Frames of a clip; none: the dataset's default."""
     size: int | None = Field(default=None, ge=4)
     """Height and width of a clip in pixels; none: the dataset's default."""
-    protocol: str = "quick"
+    protocol: str = ""
+    """Where none is asked for; none: the command has to name one."""
     params: Mapping[str, Any] = Field(default_factory=dict)
     """Parameters of the dataset plugin."""
 
@@ -141,6 +151,9 @@ class Config(_Section):
     def protocol(self) -> tuple[str, ProtocolConfig]:
         """Name and recipe of the run's protocol. Raises ConfigError when there is no such section."""
         name = self.run.protocol or self.dataset().protocol
+        if not name:
+            dataset, valid = self.run.dataset.partition("[")[0], ", ".join(self.protocols)
+            raise ConfigError(f"dataset {dataset!r} has no protocol of its own: choose one with --protocol. Valid: {valid}")
         if name not in self.protocols:
             raise ConfigError(f"unknown protocol {name!r}{did_you_mean(name, self.protocols)}")
         return name, self.protocols[name]
@@ -165,6 +178,31 @@ def load_config(
         tree = _merge(tree, _assignment(text))
     given = {k: v for k, v in (run or {}).items() if v is not None}
     return build_config(_merge(tree, {"run": given}), where)
+
+
+def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of [run] whose lists may be text, as the command line takes them; None is left out.
+
+    >>> read_options({"methods": "gvd[steps=4,cfg=1],random", "ipc": "1,5", "seeds": "3", "device": None})
+    {'methods': ['gvd[steps=4,cfg=1]', 'random'], 'ipc': [1, 5], 'seeds': 3}
+    >>> read_options({"seeds": "5,"}), read_options({"seeds": 2})
+    ({'seeds': [5]}, {'seeds': 2})
+    """
+    read = {name: value for name, value in options.items() if value is not None}
+    for name in ("methods", "evaluators", "labels", "ipc", "seeds"):
+        if isinstance(text := read.get(name), str):
+            parts = parse_list(text, name)
+            read[name] = [_whole_number(part, name) for part in parts] if name in ("ipc", "seeds") else parts
+            if name == "seeds" and len(parts) == 1 and "," not in text:
+                read[name] = read[name][0]
+    return read
+
+
+def _whole_number(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--{what}: {text!r} is not a whole number") from None
 
 
 def build_config(tree: Mapping[str, Any], where: str) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.data.base import Split
 from harness.protocol import TrainingProtocol
+from harness.record import Arrays
 from harness.training import predict_logits
 
 CALIBRATION_BINS = 15
@@ -18,7 +18,7 @@ CALIBRATION_BINS = 15
 
 def evaluate_network(
     model: nn.Module, test: Split, protocol: TrainingProtocol, device: torch.device | str, seed: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float], Arrays]:
     """Test a network on a split.
 
     Returns (metrics, arrays). Metrics, all in [0, 1]: ``accuracy`` (top-1), ``accuracy_top5``, ``ece`` (15 bins), and top-1 of the same
@@ -50,8 +50,7 @@ def evaluate_network(
         passes = [varied_pass(model, test, protocol, device, generator) for _ in range(protocol.test_passes)]
         for i, name in enumerate(("accuracy", "accuracy_top5")):
             metrics[name] = sum(p[i] for p in passes) / len(passes)
-    arrays = {"per_class_accuracy": per_class_accuracy(correct, labels, classes), "correct": pack_bits(correct)}
-    return metrics, arrays
+    return metrics, Arrays(per_class_accuracy=per_class_accuracy(correct, labels, classes), correct=pack_bits(correct))
 
 
 def varied_pass(

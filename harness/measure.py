@@ -1,4 +1,4 @@
-"""Phases of a task: seconds, peak CPU memory, peak GPU memory.
+"""Phases of a task: seconds, CPU seconds, peak CPU memory, peak GPU memory.
 
 CPU: VmHWM of this process, reset when a phase begins (``ru_maxrss`` would carry the parent's peak), with the resident size at that
 moment as the baseline. GPU: the allocator's peak, allocated and reserved, maximum over devices; None without a GPU, never 0.
@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.record import Phase
+
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -22,7 +24,7 @@ class Phases:
     """Measured phases by name; ``results`` goes into the record."""
 
     def __init__(self) -> None:
-        self.results: dict[str, dict[str, float | None]] = {}
+        self.results: dict[str, Phase] = {}
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -30,20 +32,21 @@ class Phases:
         _synchronise_gpu(reset=True)
         resettable = reset_peak_cpu()
         baseline = _memory_mib("VmRSS")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             _synchronise_gpu()
-            seconds = time.perf_counter() - start
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
             allocated, reserved = _peak_gpu()
-            self.results[name] = {
-                "seconds": seconds,
-                "peak_cpu_mib": _memory_mib("VmHWM") if resettable else None,
-                "baseline_cpu_mib": baseline,
-                "peak_gpu_mib": allocated,
-                "peak_gpu_reserved_mib": reserved,
-            }
+            self.results[name] = Phase(
+                seconds=seconds,
+                cpu_seconds=cpu_seconds,
+                peak_cpu_mib=_memory_mib("VmHWM") if resettable else None,
+                baseline_cpu_mib=baseline,
+                peak_gpu_mib=allocated,
+                peak_gpu_reserved_mib=reserved,
+            )
 
 
 def reset_peak_cpu() -> bool:

@@ -1,51 +1,59 @@
-"""Axes -> cells -> a graph of keyed tasks: asset -> distil -> evaluate. Pure: reads no file and imports no plugin that was not named."""
+"""Axes -> cells -> a graph of keyed tasks: data -> asset -> distill -> quality, evaluate. Pure: reads no record, imports named plugins."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Literal
 
+from harness import code
+from harness.budget import Budget
 from harness.config import Config, Resources
+from harness.data.info import DatasetInfo
 from harness.errors import UsageError
-from harness.plugin import Asset, DatasetInfo
-from harness.registry import Registry, Resolved, natural_key, split_list
-from harness.store import SCHEMA, content_hash
+from harness.names import natural_key
+from harness.plugin import Asset, AssetPlugin, EvaluatorPlugin, MethodPlugin
+from harness.registry import Registry, Resolved
+from harness.spec import (
+    KINDS,
+    AssetSpec,
+    Cell,
+    DatasetSpec,
+    DataSpec,
+    DistillSpec,
+    EvaluateSpec,
+    Kind,
+    Labels,
+    PluginSpec,
+    ProtocolSpec,
+    QualitySpec,
+    Spec,
+    task_identity,
+    task_key,
+)
 
-Kind = Literal["data", "asset", "distill", "evaluate"]
-KINDS: tuple[Kind, ...] = ("data", "asset", "distill", "evaluate")
+TEACHER, REFERENCE = "teacher", "feature_reference"
+"""Assets that the plan itself asks for: soft labels and `full` need the one, the quality of sets both."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One node of the graph.
 
-    key: SHA-256 of everything that decides the result. spec: all that a worker needs, as JSON. inputs: name -> key of the task whose
-    artifact is read. skip: why the task cannot be done at all, or None.
+    key: SHA-256 of everything that decides the result; identity: the same without the code. inputs: name -> key of the task whose
+    result is read. skip: why the task cannot be done at all, or None. kept: its result is there, made by other code, and stays.
     """
 
     key: str
+    identity: str
     kind: Kind
     name: str
-    spec: Mapping[str, Any] = field(repr=False)
+    spec: Spec = field(repr=False)
     inputs: Mapping[str, str] = field(repr=False)
     resources: Resources = field(repr=False)
     skip: str | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of the result: fully resolved. ``key`` is that of its evaluate task."""
-
-    key: str
-    dataset: str
-    method: str
-    ipc: int | None
-    labels: str
-    evaluator: str
-    protocol: str
-    seed: int
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,15 +67,23 @@ class Plan:
     def of_kind(self, kind: Kind) -> list[Task]:
         return [t for t in self.tasks.values() if t.kind == kind]
 
+    @cached_property
+    def leaves(self) -> list[str]:
+        """Keys of what the run is for: its cells, and the quality of their sets."""
+        return [*(cell.key for cell in self.cells), *(task.key for task in self.of_kind("quality"))]
 
-def derive_seed(role: str, *axes: object) -> int:
-    """A seed in [0, 2**31) for one role ("data", "distil", "train"), decided by the named axes alone.
-
-    The seed of training does not take the method as an axis: all methods share initialisation and batch order, so that comparisons
-    are paired.
-    """
-    text = "/".join([role, *(str(a) for a in axes)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
+    def keeping(self, made_by_other_code: Mapping[str, str]) -> Plan:
+        """The plan with results that other code made in the place of tasks: identity -> key of their record."""
+        moved: dict[str, str] = {}
+        tasks: dict[str, Task] = {}
+        for task in self.tasks.values():
+            inputs = {name: moved.get(key, key) for name, key in task.inputs.items()}
+            old = made_by_other_code.get(task.identity)
+            key = old or (task_key(task.spec, inputs) if inputs != dict(task.inputs) else task.key)
+            moved[task.key] = key
+            tasks[key] = replace(task, key=key, inputs=inputs, kept=old is not None)
+        cells = tuple(cell.model_copy(update={"key": moved[cell.key]}) for cell in self.cells)
+        return Plan(self.info, cells, tasks)
 
 
 def plan_run(config: Config, registry: Registry, dataset: Resolved, info: DatasetInfo) -> Plan:
@@ -77,200 +93,6 @@ def plan_run(config: Config, registry: Registry, dataset: Resolved, info: Datase
     class holds, and unfit parameters.
     """
     return _Planner(config, registry, dataset, info).plan()
-
-
-class _Planner:
-    def __init__(self, config: Config, registry: Registry, dataset: Resolved, info: DatasetInfo) -> None:
-        self.config, self.registry, self.info = config, registry, info
-        self.protocol_name, self.protocol = config.protocol()
-        self.dataset_spec = {**dataset.spec(), "digest": info.digest, "clip_shape": list(info.clip_shape)}
-        self.tasks: dict[str, Task] = {}
-        self.cells: list[Cell] = []
-
-    def plan(self) -> Plan:
-        run = self.config.run
-        self.data = self._add("data", f"prepare {self.info.name}", {"dataset": self.dataset_spec}, {})
-        methods = [self._method(s) for s in self.registry.expand("method", run.methods)]
-        evaluators = [self.registry.resolve("evaluator", s) for s in self.registry.expand("evaluator", run.evaluators)]
-        if not methods or not evaluators:
-            raise UsageError("the lists of methods and evaluators may not be empty")
-        smallest = min(self.info.train_per_class)
-        for ipc in run.ipc:
-            if ipc > smallest:
-                label = self.info.classes[self.info.train_per_class.index(smallest)]
-                raise UsageError(
-                    f"IPC {ipc} is above what a class holds: {label!r} of {self.info.name!r} has {smallest} training clips. "
-                    f"Valid: 1 to {smallest}"
-                )
-        references = [m for m in methods if _is_reference(m)]
-        budgeted = [m for m in methods if not _is_reference(m)]
-        for seed in run.seeds:
-            for evaluator in evaluators:
-                for reference in references:
-                    self._reference_cell(reference, evaluator, seed)
-        if run.reference and not references:
-            for evaluator in evaluators:
-                self._reference_cell(self._method("full"), evaluator, run.seeds[0])
-        for seed in run.seeds:
-            for ipc in run.ipc:
-                for method in budgeted:
-                    for labels in run.labels:
-                        for evaluator in evaluators:
-                            self._cell(method, ipc, labels, evaluator, seed)
-        cells = {c.key: c for c in self.cells}
-        order = sorted(
-            cells.values(), key=lambda c: (c.ipc or 0, natural_key(c.method), c.labels, natural_key(c.evaluator), c.seed)
-        )
-        return Plan(self.info, tuple(order), self.tasks)
-
-    def _method(self, spec: str) -> Resolved:
-        name = spec.partition("[")[0].strip()
-        return self.registry.resolve("method", spec, self.protocol.methods.get(name))
-
-    def _cell(self, method: Resolved, ipc: int, labels: str, evaluator: Resolved, seed: int) -> None:
-        plugin = method.create()
-        if labels == "native" and getattr(plugin, "native_labels", "hard") == "hard":
-            labels = "hard"
-        distill = self._distill(method, plugin, ipc, seed)
-        inputs = {"data": self.data, "distill": distill}
-        if labels == "soft":
-            teacher = evaluator.label if self.config.run.teacher == "same" else self.config.run.teacher
-            inputs["teacher"] = self._asset(Asset("teacher", {"evaluator": teacher}))
-        spec = {
-            "dataset": self.dataset_spec,
-            "budget": self._budget(ipc),
-            "method": method.spec(),
-            "labels": labels,
-            "evaluator": evaluator.spec(),
-            "protocol": {"name": self.protocol_name, **self.protocol.train.model_dump()},
-            "seed": seed,
-        }
-        name = f"{evaluator.label} on {method.label} ipc {ipc} {labels} seed {seed}"
-        self._add_cell(spec, inputs, name, self.tasks[distill].skip or _skip(evaluator, self.info.clip_shape))
-
-    def _reference_cell(self, method: Resolved, evaluator: Resolved, seed: int) -> None:
-        """`full`: the network that was trained on the whole training split is an asset (a teacher is the same thing); it is only tested."""
-        skip = _skip(evaluator, self.info.clip_shape)
-        inputs = {"data": self.data}
-        if skip is None:
-            inputs["teacher"] = self._asset(Asset("teacher", {"evaluator": evaluator.label, "seed": seed}))
-        spec = {
-            "dataset": self.dataset_spec,
-            "budget": None,
-            "method": method.spec(),
-            "labels": "hard",
-            "evaluator": evaluator.spec(),
-            "protocol": {"name": self.protocol_name, **self.protocol.full.model_dump()},
-            "seed": seed,
-        }
-        self._add_cell(spec, inputs, f"{evaluator.label} on {method.label} seed {seed}", skip)
-
-    def _add_cell(self, spec: dict[str, Any], inputs: dict[str, str], name: str, skip: str | None) -> None:
-        key = self._add("evaluate", name, spec, inputs, skip)
-        budget = spec["budget"]
-        self.cells.append(
-            Cell(
-                key,
-                self.info.name,
-                spec["method"]["label"],
-                None if budget is None else budget["ipc"],
-                spec["labels"],
-                spec["evaluator"]["label"],
-                self.protocol_name,
-                spec["seed"],
-            )
-        )
-
-    def _distill(self, method: Resolved, plugin: Any, ipc: int, seed: int) -> str:
-        from harness.budget import Budget
-
-        if getattr(plugin, "deterministic", False):
-            seed = 0
-        budget = Budget(ipc, self.info.clip_shape, len(self.info.classes))
-        skip = plugin.skip(self.info, budget) if hasattr(plugin, "skip") else None
-        inputs = {"data": self.data, **({} if skip else self._declared_assets(plugin))}
-        spec = {
-            "dataset": self.dataset_spec,
-            "budget": self._budget(ipc),
-            "method": method.spec(),
-            "networks": self._networks(plugin),
-            "protocol": {"name": self.protocol_name, **self.protocol.full.model_dump()},
-            "seed": seed,
-        }
-        # How a network is trained on the set does not decide the set, so the recipe stays out of the key. What a method may see of it is
-        # that of the full split: a teacher that it looks through is trained by it, and carries it in its own key.
-        keyed = {k: v for k, v in spec.items() if k != "protocol"}
-        return self._add("distill", f"{method.label} ipc {ipc} seed {seed}", spec, inputs, skip, keyed)
-
-    def _asset(self, asset: Asset) -> str:
-        name = asset.name
-        resolved = self.registry.resolve("asset", name, dict(asset.params))
-        plugin = resolved.create()
-        spec = {
-            "dataset": self.dataset_spec,
-            "asset": resolved.spec(),
-            "networks": self._networks(plugin),
-            "protocol": {"name": self.protocol_name, **self.protocol.full.model_dump()},
-        }
-        # An asset that trains by the run's protocol says so; for any other the protocol does not decide the result.
-        keyed = spec if getattr(plugin, "uses_protocol", False) else {k: v for k, v in spec.items() if k != "protocol"}
-        shown = ",".join(f"{k}={v}" for k, v in asset.params.items())
-        inputs = {"data": self.data, **self._declared_assets(plugin)}
-        return self._add("asset", f"{name}[{shown}]" if shown else name, spec, inputs, None, keyed)
-
-    def _declared_assets(self, plugin: Any) -> dict[str, str]:
-        declared: Mapping[str, Asset] = plugin.assets(self.info) if hasattr(plugin, "assets") else {}
-        return {name: self._asset(asset) for name, asset in declared.items()}
-
-    def _networks(self, plugin: Any) -> dict[str, Any]:
-        declared: Mapping[str, str] = plugin.networks() if hasattr(plugin, "networks") else {}
-        return {name: self.registry.resolve("evaluator", spec).spec() for name, spec in declared.items()}
-
-    def _budget(self, ipc: int) -> dict[str, Any]:
-        return {"ipc": ipc, "clip_shape": list(self.info.clip_shape), "classes": len(self.info.classes)}
-
-    def _add(
-        self,
-        kind: Kind,
-        name: str,
-        spec: Mapping[str, Any],
-        inputs: Mapping[str, str],
-        skip: str | None = None,
-        keyed: Mapping[str, Any] | None = None,
-    ) -> str:
-        key = content_hash({"schema": SCHEMA, "kind": kind, "spec": _without_labels(keyed or spec), "inputs": dict(inputs)})
-        if key not in self.tasks:
-            resources: Resources = getattr(self.config.resources, kind)
-            self.tasks[key] = Task(key, kind, name, spec, inputs, resources, skip)
-        return key
-
-
-def _is_reference(method: Resolved) -> bool:
-    return bool(getattr(method.cls, "reference", False))
-
-
-def _skip(evaluator: Resolved, clip_shape: tuple[int, int, int, int]) -> str | None:
-    plugin = evaluator.create()
-    reason: str | None = plugin.skip(clip_shape) if hasattr(plugin, "skip") else None
-    return reason
-
-
-def _without_labels(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec without the texts that only name things: how a plugin was written down, and what the protocol is called."""
-    plain: dict[str, Any] = {}
-    for name, value in spec.items():
-        if isinstance(value, Mapping):
-            value = _without_labels({k: v for k, v in value.items() if k != "label" and not (name == "protocol" and k == "name")})
-        plain[name] = value
-    return plain
-
-
-def parse_list(text: str, what: str) -> list[str]:
-    """A comma-separated list of the command line. Raises UsageError when it is empty."""
-    parts = split_list(text)
-    if not parts:
-        raise UsageError(f"the list of {what} is empty: name at least one")
-    return parts
 
 
 def walk(tasks: Mapping[str, Task], keys: Sequence[str]) -> Iterator[Task]:
@@ -287,3 +109,209 @@ def walk(tasks: Mapping[str, Task], keys: Sequence[str]) -> Iterator[Task]:
 
     for key in keys:
         yield from visit(key)
+
+
+def _label_modes(asked: Sequence[Labels], native: Literal["hard", "soft"]) -> list[Labels]:
+    """The modes of a method, each once: its own labels are the hard ones where it has no others.
+
+    >>> _label_modes(["native", "hard", "soft"], "hard")
+    ['hard', 'soft']
+    """
+    return list(dict.fromkeys("hard" if mode == "native" and native == "hard" else mode for mode in asked))
+
+
+class _Planner:
+    def __init__(self, config: Config, registry: Registry, dataset: Resolved, info: DatasetInfo) -> None:
+        self.config, self.registry, self.info = config, registry, info
+        name, self.protocol = config.protocol()
+        self.recipe = ProtocolSpec(name=name, recipe=self.protocol.train)
+        self.full_recipe = ProtocolSpec(name=name, recipe=self.protocol.full)
+        self.dataset = DatasetSpec(**{**dict(dataset.spec), "code": info.code}, digest=info.digest, clip_shape=info.clip_shape)
+        self.tasks: dict[str, Task] = {}
+        self.cells: dict[str, Cell] = {}
+        self._codes = {kind: code.harness_digest(kind) for kind in KINDS}
+        # A plugin is asked once for each of its axes, not once for each cell.
+        self._network_spec = lru_cache(maxsize=None)(lambda spec: registry.resolve("evaluator", spec).spec)
+        self._asset_key = lru_cache(maxsize=None)(self._add_asset)
+        self._distill_key = lru_cache(maxsize=None)(self._add_distill)
+
+    def plan(self) -> Plan:
+        run = self.config.run
+        self.data = self._add(f"prepare {self.info.name}", DataSpec(code=self._codes["data"], dataset=self.dataset), {})
+        self.methods = [self._method(s) for s in self.registry.expand("method", run.methods)]
+        self.evaluators = [self.registry.resolve("evaluator", s) for s in self.registry.expand("evaluator", run.evaluators)]
+        self._check_ipc()
+        skips = [self._skip(evaluator.create()) for evaluator in self.evaluators]
+        references = [m for m in self.methods if m.cls.reference]  # type: ignore[attr-defined]
+        budgeted = [(i, m.create()) for i, m in enumerate(self.methods) if not m.cls.reference]  # type: ignore[attr-defined]
+        for seed in run.seeds:
+            for evaluator, skip in zip(self.evaluators, skips, strict=True):
+                for reference in references:
+                    self._reference_cell(reference, evaluator, skip, seed)
+        if run.reference and not references:
+            for evaluator, skip in zip(self.evaluators, skips, strict=True):
+                self._reference_cell(self._method("full"), evaluator, skip, run.seeds[0])
+        for seed in run.seeds:
+            for ipc in run.ipc:
+                for number, plugin in budgeted:
+                    distill = self._distill_key(number, ipc, 0 if plugin.deterministic else seed)
+                    for labels in _label_modes(run.labels, plugin.native_labels):
+                        for evaluator, skip in zip(self.evaluators, skips, strict=True):
+                            self._cell(self.methods[number], distill, ipc, labels, evaluator, skip, seed)
+        order = sorted(
+            self.cells.values(),
+            key=lambda c: (c.ipc or 0, natural_key(c.method_label), c.labels, natural_key(c.evaluator_label), c.seed),
+        )
+        return Plan(self.info, tuple(order), self.tasks)
+
+    def _check_ipc(self) -> None:
+        smallest = min(self.info.train_per_class)
+        for ipc in self.config.run.ipc:
+            if ipc > smallest:
+                label = self.info.classes[self.info.train_per_class.index(smallest)]
+                raise UsageError(
+                    f"IPC {ipc} is above what a class holds: {label!r} of {self.info.name!r} has {smallest} training clips. "
+                    f"Valid: 1 to {smallest}"
+                )
+
+    # Cells
+
+    def _cell(
+        self, method: Resolved, distill: str, ipc: int, labels: Labels, evaluator: Resolved, skip: str | None, seed: int
+    ) -> None:
+        inputs = {"data": self.data, "distill": distill}
+        if labels == "soft":
+            inputs["teacher"] = self._asset(Asset(TEACHER, {"evaluator": self._teacher(evaluator)}))
+        spec = EvaluateSpec(
+            code=self._codes["evaluate"],
+            dataset=self.dataset,
+            budget=self._budget(ipc),
+            method=method.spec,
+            labels=labels,
+            evaluator=evaluator.spec,
+            protocol=self.recipe,
+            seed=seed,
+        )
+        name = f"{evaluator.label} on {method.label} ipc {ipc} {labels} seed {seed}"
+        self._add_cell(name, spec, inputs, self.tasks[distill].skip or skip)
+
+    def _reference_cell(self, method: Resolved, evaluator: Resolved, skip: str | None, seed: int) -> None:
+        """`full`: the network that was trained on the whole training split is an asset (a teacher is the same thing); it is only tested."""
+        inputs = {"data": self.data}
+        if skip is None:
+            inputs["teacher"] = self._asset(Asset(TEACHER, {"evaluator": evaluator.label, "seed": seed}))
+        spec = EvaluateSpec(
+            code=self._codes["evaluate"],
+            dataset=self.dataset,
+            budget=None,
+            method=method.spec,
+            labels="hard",
+            evaluator=evaluator.spec,
+            protocol=self.full_recipe,
+            seed=seed,
+        )
+        self._add_cell(f"{evaluator.label} on {method.label} seed {seed}", spec, inputs, skip)
+
+    def _add_cell(self, name: str, spec: EvaluateSpec, inputs: dict[str, str], skip: str | None) -> None:
+        key = self._add(name, spec, inputs, skip)
+        if key not in self.cells:
+            self.cells[key] = Cell(
+                key=key,
+                identity=self.tasks[key].identity,
+                name=name,
+                dataset=spec.dataset.name,
+                dataset_label=spec.dataset.label,
+                clip_shape=spec.dataset.clip_shape,
+                method=spec.method.name,
+                method_label=spec.method.label,
+                ipc=spec.ipc,
+                labels=spec.labels,
+                evaluator=spec.evaluator.name,
+                evaluator_label=spec.evaluator.label,
+                protocol=spec.protocol.name,
+                seed=spec.seed,
+            )
+
+    # What they need
+
+    def _method(self, spec: str) -> Resolved:
+        name = spec.partition("[")[0].strip()
+        return self.registry.resolve("method", spec, self.protocol.methods.get(name))
+
+    def _add_distill(self, number: int, ipc: int, seed: int) -> str:
+        method = self.methods[number]
+        plugin: MethodPlugin = method.create()
+        budget = self._budget(ipc)
+        skip = plugin.skip(self.info, budget)
+        inputs = {"data": self.data, **({} if skip else self._declared_assets(plugin))}
+        spec = DistillSpec(
+            code=self._codes["distill"],
+            dataset=self.dataset,
+            budget=budget,
+            method=method.spec,
+            networks=self._networks(plugin),
+            protocol=self.full_recipe,
+            seed=seed,
+        )
+        key = self._add(f"{method.label} ipc {ipc} seed {seed}", spec, inputs, skip)
+        if skip is None and self.config.run.quality:
+            self._add_quality(method, budget, seed, key)
+        return key
+
+    def _add_quality(self, method: Resolved, budget: Budget, seed: int, distill: str) -> None:
+        evaluator = self._teacher()
+        if self._skip(self.registry.resolve("evaluator", evaluator).create()) is not None:
+            return  # the teacher does not take such clips
+        teacher, reference = Asset(TEACHER, {"evaluator": evaluator}), Asset(REFERENCE, {"teacher": evaluator})
+        inputs = {"data": self.data, "distill": distill, "teacher": self._asset(teacher), "reference": self._asset(reference)}
+        spec = QualitySpec(
+            code=self._codes["quality"], dataset=self.dataset, budget=budget, method=method.spec, protocol=self.full_recipe
+        )
+        self._add(f"{method.label} ipc {budget.ipc} seed {seed}", spec, inputs)
+
+    def _asset(self, asset: Asset) -> str:
+        return self._asset_key(asset.name, tuple(sorted(asset.params.items())))
+
+    def _add_asset(self, name: str, given: tuple[tuple[str, object], ...]) -> str:
+        params = dict(given)
+        # Where a plugin leaves the teacher open, it is the run's.
+        for asset, field_ in ((TEACHER, "evaluator"), (REFERENCE, "teacher")):
+            if name == asset and params.get(field_) == "":
+                params[field_] = self._teacher()
+        resolved = self.registry.resolve("asset", name, params)
+        plugin: AssetPlugin = resolved.create()
+        spec = AssetSpec(
+            code=self._codes["asset"],
+            dataset=self.dataset,
+            asset=resolved.spec,
+            networks=self._networks(plugin),
+            protocol=self.full_recipe,
+            by_protocol=plugin.uses_protocol,
+        )
+        shown = ",".join(f"{k}={v}" for k, v in params.items())
+        inputs = {"data": self.data, **self._declared_assets(plugin)}
+        return self._add(f"{name}[{shown}]" if shown else name, spec, inputs)
+
+    def _teacher(self, evaluator: Resolved | None = None) -> str:
+        """Evaluator spec of the run's teacher. evaluator: whose student it teaches; without one, the first of the run."""
+        chosen = self.config.run.teacher
+        return (evaluator or self.evaluators[0]).label if chosen == "same" else chosen
+
+    def _declared_assets(self, plugin: MethodPlugin | AssetPlugin) -> dict[str, str]:
+        return {name: self._asset(asset) for name, asset in plugin.assets(self.info).items()}
+
+    def _networks(self, plugin: MethodPlugin | AssetPlugin) -> dict[str, PluginSpec]:
+        return {name: self._network_spec(spec) for name, spec in plugin.networks().items()}
+
+    def _budget(self, ipc: int) -> Budget:
+        return Budget(ipc, self.info.clip_shape, len(self.info.classes))
+
+    def _skip(self, plugin: EvaluatorPlugin) -> str | None:
+        return plugin.skip(self.info.clip_shape)
+
+    def _add(self, name: str, spec: Spec, inputs: Mapping[str, str], skip: str | None = None) -> str:
+        key = task_key(spec, inputs)
+        if key not in self.tasks:
+            identity = task_identity(spec, {name: self.tasks[k].identity for name, k in inputs.items()})
+            self.tasks[key] = Task(key, identity, spec.kind, name, spec, inputs, self.config.resources.of(spec.kind), skip)
+        return key

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from harness.estimate import Estimator, clock, side_by_side
+from harness.metrics import named
 from harness.plan import Task
+from harness.record import Record, Sweep
 from harness.runner import RunState
+
+if TYPE_CHECKING:
+    from harness.session import Session
 
 _PLAIN_TICK_SECONDS = 60.0
 
@@ -21,19 +28,27 @@ _PLAIN_TICK_SECONDS = 60.0
 class Display:
     """An observer of a run. Everything goes to ``console``; nothing is kept."""
 
-    def __init__(self, console: Console, where: str) -> None:
-        self.console, self.where = console, where
+    def __init__(self, console: Console, session: Session) -> None:
+        self.console, self.session = console, session
         self.live: Live | None = None
 
-    def start(self, sweep: Mapping[str, Any], state: RunState) -> None:
+    def start(self, sweep: Sweep, state: RunState) -> None:
         self.state, self.begun, self.last_plain = state, time.monotonic(), time.monotonic()
         self.total, self.done, self.failed, self.skipped = len(state.to_do), 0, 0, 0
-        self.seconds: list[float] = []
+        self.left = dict(state.to_do)
+        tasks = list(state.to_do.values())
+        self.at_a_time = side_by_side(tasks, self.session.config.run.workers, os.cpu_count() or 1)
+        self.estimator = Estimator(self.session.store.read_records()[0].values())
         self.running: Sequence[Mapping[str, Any]] = ()
         cells, cached = len(state.plan.cells), len(state.cached)
-        self.console.print(f"{cells} cells, {cached} of them cached; {self.total} tasks to run on {self.where}", highlight=False)
+        estimate = self.estimator.total(tasks, self.at_a_time)
+        self._say(f"{cells} cells, {cached} of them cached; {self.total} tasks to run on {state.where}; time: {estimate}")
         for line in state.damaged:
-            self.console.print(f"warning: {line}; it runs again", style="yellow", highlight=False)
+            self._say(f"warning: {line}; it runs again", "yellow")
+        if state.other_code:
+            kept = any(task.kept for task in state.plan.tasks.values())
+            what = "they are kept, and the report marks them" if kept else "they run again; --stale keep would keep them"
+            self._say(f"{len(state.other_code)} results were made by other code than the present: {what}", "yellow")
         if self.console.is_terminal and self.total:
             self.live = Live(get_renderable=self._panel, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
@@ -41,20 +56,19 @@ class Display:
     def submitted(self, task: Task) -> None:
         """Nothing: a task shows when its worker reports."""
 
-    def finished(self, task: Task, record: Mapping[str, Any]) -> None:
-        status = record["status"]
-        self.done += status == "done"
-        self.skipped += status == "skipped"
-        self.failed += status not in ("done", "skipped")
-        seconds = record["provenance"].get("seconds")
-        if seconds is not None:
-            self.seconds.append(seconds)
-        if self.live is None or status != "done":
+    def finished(self, task: Task, record: Record) -> None:
+        self.done += record.status == "done"
+        self.skipped += record.status == "skipped"
+        self.failed += record.status not in ("done", "skipped")
+        self.left.pop(task.key, None)
+        self.estimator.learn(record)
+        if self.live is None or record.status != "done":
             count = f"[{self.done + self.failed + self.skipped}/{self.total}]"
-            tail = f" {_headline(record)}" if status == "done" else f": {record['reason']}"
+            tail = f" {_headline(record)}" if record.status == "done" else f": {record.reason}"
+            seconds = record.provenance.seconds
             timing = f" ({seconds:.1f} s)" if seconds is not None else ""
-            style = None if status == "done" else "yellow" if status == "skipped" else "red"
-            self.console.print(Text(f"{count} {status} {task.kind} {task.name}{timing}{tail}", style=style or ""))
+            style = None if record.status == "done" else "yellow" if record.status == "skipped" else "red"
+            self.console.print(Text(f"{count} {record.status} {task.kind} {task.name}{timing}{tail}", style=style or ""))
 
     def tick(self, running: Sequence[Mapping[str, Any]]) -> None:
         self.running = running
@@ -62,26 +76,27 @@ class Display:
             self.last_plain = time.monotonic()
             for beat in running:
                 share = f" {100 * beat['done'] // beat['total']} %" if beat["total"] else ""
-                self.console.print(f"... {beat['name']}{share} on {beat['host']}, {time.time() - beat['started']:.0f} s", highlight=False)
+                self._say(f"... {beat['name']}{share} on {beat['host']}, {time.time() - beat['started']:.0f} s")
+            if running:
+                self._say(f"... {len(self.left)} tasks left, time: {self.estimator.total(self.left.values(), self.at_a_time)}")
 
     def end(self, status: str) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
-        elapsed = _clock(time.monotonic() - self.begun)
-        self.console.print(f"{status}: {self.done} done, {self.failed} failed, {self.skipped} skipped in {elapsed}", highlight=False)
+        elapsed = clock(time.monotonic() - self.begun)
+        self._say(f"{status}: {self.done} done, {self.failed} failed, {self.skipped} skipped in {elapsed}")
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, highlight=False)
 
     def _panel(self) -> RenderableType:
-        elapsed = time.monotonic() - self.begun
         ended = self.done + self.failed + self.skipped
-        left = f", about {_clock(elapsed / ended * (self.total - ended))} left" if ended else ""
         bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=40), TextColumn("{task.completed}/{task.total}"))
         bar.add_task("tasks", total=self.total, completed=ended)
-        lines: list[RenderableType] = [bar]
-        cached = len(self.state.cached)
-        lines.append(
-            Text(f"{self.done} done, {self.failed} failed, {self.skipped} skipped, {cached} cells cached; {_clock(elapsed)} elapsed{left}")
-        )
+        elapsed, left = clock(time.monotonic() - self.begun), self.estimator.total(self.left.values(), self.at_a_time)
+        told = f"{self.done} done, {self.failed} failed, {self.skipped} skipped, {len(self.state.cached)} cells cached"
+        lines: list[RenderableType] = [bar, Text(f"{told}; {elapsed} elapsed; left: {left}")]
         for beat in self.running:
             share = f"{100 * beat['done'] // beat['total']:3d} %" if beat["total"] else "  ..."
             where = f"on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s"
@@ -108,21 +123,12 @@ def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, rate=f"{rate:.1f} clips/s")
             if not console.is_terminal and (now - last > 10 or done == total):
                 last = now
-                left = _clock((total - done) / rate) if rate else "?"
+                left = clock((total - done) / rate) if rate else "?"
                 console.print(f"{what}: {done} of {total} clips, {rate:.1f} clips/s, {left} left", highlight=False)
 
         yield update
 
 
-def _headline(record: Mapping[str, Any]) -> str:
-    accuracy = record["metrics"].get("accuracy")
-    return "" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds.
-
-    >>> _clock(75)
-    '1:15'
-    """
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def _headline(record: Record) -> str:
+    accuracy = record.metrics.get("accuracy")
+    return "" if accuracy is None else f"accuracy {named('accuracy').format(accuracy)} %"

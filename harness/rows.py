@@ -27,8 +27,8 @@ class AssetCost:
 class Row:
     """One cell and seed. ipc is None for the reference ``full``. None stands for what was not measured.
 
-    values: by the names of harness.metrics and of the plugins' own metrics, which ``declared`` describes. evaluator_digest and recipe_digest
-    tell whether two rows of one name were made alike. distill_key: the set; several evaluators share one.
+    values: by the names of harness.metrics and of the plugins' own metrics, which ``declared`` describes. evaluator_digest and
+    recipe_digest tell whether two rows of one name were made alike. distill_key: the set; several evaluators share one.
     """
 
     key: str

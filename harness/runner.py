@@ -9,29 +9,33 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from harness.config import Config
 from harness.errors import StoreError
 from harness.executors import Executor, Outcome
-from harness.plan import KINDS, Plan, Task, walk
+from harness.job import Job
+from harness.plan import Plan, Task, walk
 from harness.provenance import collect_environment, collect_provenance
+from harness.record import Record, Sweep
+from harness.spec import KINDS
 from harness.store import Store
-from harness.worker import Job, new_record, now
+from harness.worker import now, unfinished
 
 _POLL_SECONDS = 0.5
+Ending = Literal["done", "failed", "interrupted"]
 
 
 class Observer(Protocol):
     """Follows a run: the display, and the MLflow mirror. None of its failures may touch the run, so it must not raise."""
 
-    def start(self, sweep: Mapping[str, Any], state: RunState) -> None: ...
+    def start(self, sweep: Sweep, state: RunState) -> None: ...
 
     def submitted(self, task: Task) -> None: ...
 
-    def finished(self, task: Task, record: Mapping[str, Any]) -> None: ...
+    def finished(self, task: Task, record: Record) -> None: ...
 
     def tick(self, running: Sequence[Mapping[str, Any]]) -> None: ...
 
@@ -40,20 +44,31 @@ class Observer(Protocol):
 
 @dataclass
 class RunState:
-    """What is known of every task of a run. records holds cache hits and what has ended since."""
+    """What is known of every task of a run. records holds cache hits and what has ended since.
+
+    other_code: names of the tasks whose results are there but were made by other code than the present one.
+    """
 
     plan: Plan
     to_do: dict[str, Task]
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Record]
     damaged: list[str]
+    other_code: list[str] = field(default_factory=list)
     cached: set[str] = field(default_factory=set)
+    where: str = ""
+    """Where tasks run, for people."""
     ended: dict[str, str] = field(default_factory=dict)
     """Key -> status of the tasks that ended in this run."""
 
     def all_done(self) -> bool:
         """Whether every cell is done, but for those that a plugin declined."""
         cells = [self.plan.tasks[c.key] for c in self.plan.cells]
-        return all(t.skip is not None or self.records.get(t.key, {}).get("status") == "done" for t in cells)
+        return all(t.skip is not None or self.status(t.key) == "done" for t in cells)
+
+    def status(self, key: str) -> str | None:
+        """How a task ended, now or before; None where there is no record of it."""
+        record = self.records.get(key)
+        return None if record is None else record.status
 
     def counts(self) -> dict[str, dict[str, int]]:
         """kind -> {"total", "done", "to_do"} before anything runs: what --dry-run prints."""
@@ -61,31 +76,42 @@ class RunState:
         for kind in KINDS:
             tasks = self.plan.of_kind(kind)
             to_do = sum(t.key in self.to_do for t in tasks)
-            done = sum(self.records.get(t.key, {}).get("status") == "done" for t in tasks)
+            done = sum(self.status(t.key) == "done" for t in tasks)
             counts[kind] = {"total": len(tasks), "done": done, "to_do": to_do}
         return counts
 
 
-def survey(plan: Plan, store: Store, rerun: str) -> RunState:
+def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunState:
     """Compare the plan with the store: what is done, and which tasks the unfinished cells still need.
 
-    rerun: "failed" runs all that is not done, "none" only what has no record at all, "all" everything. A cell that is done asks for
-    nothing upstream, so cache hits load no data.
+    rerun: "failed" runs all that is not done, "none" only what has no record at all, "all" everything. stale: what other code made is run
+    again ("rerun") or stays ("keep"). A cell that is done asks for nothing upstream, so cache hits load no data.
     """
     records, damaged = store.read_records(plan.tasks)
+    other_code: list[str] = []
+    if any(task.key not in records for task in plan.tasks.values()):
+        everything, _ = store.read_records()
+        made = _by_identity(everything)
+        other_code = [t.name for t in plan.tasks.values() if t.key not in records and t.identity in made]
+        if stale == "keep" and other_code:
+            absent = {t.identity for t in plan.tasks.values() if t.key not in records}
+            plan = plan.keeping({identity: made[identity].key for identity in absent if identity in made})
+            records = {key: everything[key] for key in plan.tasks if key in everything}
     damaged = [line for line in damaged if any(key in line for key in plan.tasks)]
 
     def settled(task: Task) -> bool:
+        if task.kept:
+            return True
         if rerun == "all":
             return False
         record = records.get(task.key)
         if record is None or task.skip is not None:
-            return record is not None and record["status"] == "skipped"
-        if record["status"] != "done":
+            return record is not None and record.status == "skipped"
+        if record.status != "done":
             return rerun == "none"
-        return task.kind in ("data", "evaluate") or all(store.exists(f"artifacts/{task.key}/{n}") for n in record["artifacts"])
+        return task.kind in ("data", "quality", "evaluate") or all(store.exists(f"artifacts/{task.key}/{n}") for n in record.artifacts)
 
-    wanted = [c.key for c in plan.cells if not settled(plan.tasks[c.key])]
+    wanted = [key for key in plan.leaves if not settled(plan.tasks[key])]
     needed: dict[str, Task] = {}
     stack = [plan.tasks[k] for k in wanted]
     while stack:
@@ -97,21 +123,28 @@ def survey(plan: Plan, store: Store, rerun: str) -> RunState:
             upstream = [plan.tasks[k] for k in task.inputs.values()]
             stack += [t for t in upstream if not settled(t)]
     to_do = {t.key: t for t in walk(plan.tasks, wanted) if t.key in needed}
-    state = RunState(plan, to_do, records, damaged)
+    state = RunState(plan, to_do, records, damaged, other_code)
     state.cached = {c.key for c in plan.cells if c.key not in to_do}
     return state
 
 
+def _by_identity(records: Mapping[str, Record]) -> dict[str, Record]:
+    """The newest finished record of each identity."""
+    done = [r for r in records.values() if r.status == "done"]
+    return {r.identity: r for r in sorted(done, key=lambda r: r.provenance.ended_at)}
+
+
 def execute(
     config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], arguments: Sequence[str]
-) -> str:
+) -> Ending:
     """Run what is to do. Returns "done", "failed" (some cell is not done) or "interrupted"; the executor is closed in every case.
 
     arguments: those of the command line, kept so that the command can be pasted into a shell.
     """
+    state.where = executor.describe()
     sweep = _open_sweep(config, state, store, arguments)
     run = _Run(config, state, store, executor, observers, sweep)
-    status = "interrupted"
+    status: Ending = "interrupted"
     try:
         with _stoppable():
             for observer in observers:
@@ -124,7 +157,7 @@ def execute(
         # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful.
         with _deaf():
             run.interrupt(executor.close())
-            store.write_json(f"sweeps/{sweep['id']}.json", {**sweep, "ended_at": now(), "status": status})
+            store.write_sweep(sweep.model_copy(update={"ended_at": now(), "status": status}))
             for observer in observers:
                 observer.end(status)
     return status
@@ -132,7 +165,7 @@ def execute(
 
 class _Run:
     def __init__(
-        self, config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], sweep: Mapping[str, Any]
+        self, config: Config, state: RunState, store: Store, executor: Executor, observers: Sequence[Observer], sweep: Sweep
     ) -> None:
         self.config, self.state, self.store, self.executor, self.observers = config, state, store, executor, observers
         self.sweep, self.provenance = sweep, collect_provenance()
@@ -163,7 +196,7 @@ class _Run:
                 last_tick = time.monotonic()
                 self._tick()
 
-    def status(self) -> str:
+    def status(self) -> Ending:
         return "done" if self.state.all_done() else "failed"
 
     def interrupt(self, keys: Sequence[str]) -> None:
@@ -171,7 +204,7 @@ class _Run:
         for key in {*keys, *self.running}:
             task = self.running.pop(key, None)
             stored = self.store.read_record(key)
-            mine = stored is not None and stored["provenance"]["sweep"] == self.sweep["id"]
+            mine = stored is not None and stored.provenance.sweep == self.sweep.id
             if task is not None:
                 self._finish(task, Outcome(key, stored if mine else None, "interrupted", "stopped by the user"))
             self.store.remove(f"running/{key}.json")
@@ -185,8 +218,8 @@ class _Run:
                 for name, key in task.inputs.items():
                     upstream = self.state.records.get(key)
                     over = key not in self.state.to_do or key in self.state.ended
-                    if over and upstream is not None and upstream["status"] != "done":
-                        reason = f"{name} {self.state.plan.tasks[key].name!r} is {upstream['status']}: {upstream['reason']}"
+                    if over and upstream is not None and upstream.status != "done":
+                        reason = f"{name} {self.state.plan.tasks[key].name!r} is {upstream.status}: {upstream.reason}"
                         break
             if reason is None:
                 left.append(task)
@@ -197,23 +230,23 @@ class _Run:
     def _ready(self, task: Task) -> bool:
         return all(k not in self.state.to_do or self.state.ended.get(k) == "done" for k in task.inputs.values())
 
-    def _done_meanwhile(self, task: Task) -> dict[str, Any] | None:
+    def _done_meanwhile(self, task: Task) -> Record | None:
         """The record of a task that another run on the same results folder has finished since the survey."""
         try:
             stored = self.store.read_record(task.key)
         except StoreError:
             return None  # damaged: the survey has said so, and it is written anew
-        if stored is None or stored["status"] != "done" or stored == self.state.records.get(task.key):
+        if stored is None or stored.status != "done" or stored == self.state.records.get(task.key):
             return None
         return stored
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         record = outcome.record or self._done_meanwhile(task)
         if record is None:
-            record = {**new_record(self._job(task)), "status": outcome.status, "reason": outcome.reason}
+            record = unfinished(self._job(task), outcome.status, outcome.reason)
             self.store.write_record(record)
         self.state.records[task.key] = record
-        self.state.ended[task.key] = record["status"]
+        self.state.ended[task.key] = record.status
         for observer in self.observers:
             observer.finished(task, record)
 
@@ -226,6 +259,7 @@ class _Run:
         run = self.config.run
         return Job(
             key=task.key,
+            identity=task.identity,
             kind=task.kind,
             name=task.name,
             spec=task.spec,
@@ -240,8 +274,8 @@ class _Run:
             device=run.device,
             deterministic=run.deterministic,
             timeout=run.timeout,
-            sweep=self.sweep["id"],
-            provenance={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
+            sweep=self.sweep.id,
+            origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
         )
 
 
@@ -254,20 +288,19 @@ def cache_folder(config: Config, store: Store) -> str:
     return os.path.join(os.path.expanduser("~"), ".cache", "video-distillation-harness")
 
 
-def _open_sweep(config: Config, state: RunState, store: Store, arguments: Sequence[str]) -> dict[str, Any]:
+def _open_sweep(config: Config, state: RunState, store: Store, arguments: Sequence[str]) -> Sweep:
     started = now()
-    sweep = {
-        "id": f"{started[:19].replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:6]}",
-        "command": shlex.join(["python", "-m", "harness", *arguments]),
-        "started_at": started,
-        "ended_at": None,
-        "status": "running",
-        "cells": [asdict(c) for c in state.plan.cells],
-        "config": config.model_dump(mode="json"),
+    sweep = Sweep(
+        id=f"{started[:19].replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:6]}",
+        command=shlex.join(["python", "-m", "harness", *arguments]),
+        started_at=started,
+        cells=state.plan.cells,
+        kept=tuple(task.key for task in state.plan.tasks.values() if task.kept),
+        config=config.model_dump(mode="json"),
         **collect_provenance(),
         **collect_environment(),
-    }
-    store.write_json(f"sweeps/{sweep['id']}.json", sweep)
+    )
+    store.write_sweep(sweep)
     return sweep
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from harness.worker import Job
+from harness.job import Job
+from harness.record import Record, Status
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class Outcome:
     """How a task ended. record: what the worker stored, or None when the worker itself was lost; then status and reason say why."""
 
     key: str
-    record: dict[str, Any] | None
-    status: str = "done"
+    record: Record | None
+    status: Status = "done"
     reason: str | None = None
 
 

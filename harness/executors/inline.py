@@ -7,7 +7,9 @@ import threading
 from types import FrameType
 
 from harness.executors import Outcome
-from harness.worker import Job, TaskTimeout, run_job
+from harness.job import Job
+from harness.record import Record
+from harness.worker import TaskTimeout, run_job
 
 
 class InlineExecutor:
@@ -32,7 +34,7 @@ class InlineExecutor:
         self._running = job = self._queue.pop(0)
         record = _with_time_limit(job)
         self._running = None
-        return [Outcome(job.key, record, record["status"], record["reason"])]
+        return [Outcome(job.key, record, record.status, record.reason)]
 
     def close(self) -> list[str]:
         keys = [self._running.key] if self._running else []
@@ -41,7 +43,7 @@ class InlineExecutor:
         return keys
 
 
-def _with_time_limit(job: Job) -> dict:  # type: ignore[type-arg]
+def _with_time_limit(job: Job) -> Record:
     """Run a task; past its limit an exception is raised inside of it, at its next Python instruction."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return run_job(job)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.executors import Outcome
+from harness.job import Job
+from harness.record import Record
 from harness.store import Store
-from harness.worker import Job
 
 _OWN_PROCESS = ("asset", "distill")
 _TOKEN = Path.home() / ".ray" / "auth_token"
@@ -74,7 +75,7 @@ class RayExecutor:
         slot = self._slot(job)
         cpus, gpus = slot.shape
         slot.used = True
-        reference = slot.actor.run.remote({**job.__dict__, "cpus": cpus, "gpus": gpus})
+        reference = slot.actor.run.remote(replace(job, cpus=cpus, gpus=gpus))
         self._busy[reference] = _Running(job, slot)
 
     def wait(self, seconds: float) -> list[Outcome]:
@@ -120,12 +121,12 @@ class RayExecutor:
         running = self._busy.pop(reference)
         job = running.job
         try:
-            record = self._ray.get(reference)
+            record: Record = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(running.slot.actor)
             stored = self._store.read_record(job.key)
-            if stored is not None and stored["provenance"]["sweep"] == job.sweep:
-                return Outcome(job.key, stored, stored["status"], stored["reason"])
+            if stored is not None and stored.provenance.sweep == job.sweep:
+                return Outcome(job.key, stored, stored.status, stored.reason)
             if isinstance(error, self._ray.exceptions.OutOfMemoryError):
                 return Outcome(job.key, None, "oom", "killed by Ray's memory monitor: the node was out of memory")
             if isinstance(error, self._ray.exceptions.RayActorError):
@@ -135,7 +136,7 @@ class RayExecutor:
             self._ray.kill(running.slot.actor)
         else:
             self._idle.append(running.slot)
-        return Outcome(job.key, record, record["status"], record["reason"])
+        return Outcome(job.key, record, record.status, record.reason)
 
     def _expire(self) -> list[Outcome]:
         """Kill what is past its time."""
@@ -169,7 +170,7 @@ def _start(ray: Any, cpus: int) -> None:
 class _Actor:
     """What runs in the worker process."""
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        from harness.worker import Job, run_job
+    def run(self, job: Job) -> Record:
+        from harness.worker import run_job
 
-        return run_job(Job(**job))
+        return run_job(job)

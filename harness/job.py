@@ -1,0 +1,37 @@
+"""What travels to a worker: a task, and all that is not in its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.data.info import DatasetInfo
+from harness.spec import Kind, Spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task with where things are, and what it may use. Plain data, so that it goes to any worker.
+
+    results: folder or URL of the store. cache: folder of decoded clips. timeout: seconds. sweep: id of the command that runs it.
+    origin: what the driver knows of its provenance: version, commit, platform, executor, concurrency.
+    """
+
+    key: str
+    identity: str
+    kind: Kind
+    name: str
+    spec: Spec
+    inputs: Mapping[str, str]
+    info: DatasetInfo
+    results: str
+    cache: str
+    data_root: str
+    plugins: tuple[str, ...]
+    cpus: int
+    gpus: float
+    device: str
+    deterministic: bool
+    timeout: float
+    sweep: str
+    origin: Mapping[str, object]

@@ -1,0 +1,49 @@
+"""A distilled set: made by its method from the training split alone, audited, stored, and shown."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from harness.budget import audit
+from harness.distilled import DistilledSet
+from harness.errors import DistilledSetError
+from harness.plugin import MethodPlugin
+from harness.preview import animation, contact_sheet, pick_rows
+from harness.spec import DistillSpec
+from harness.tasks.common import Work, materialise, seed_everything
+
+
+def run(work: Work) -> None:
+    spec = work.job.spec
+    assert isinstance(spec, DistillSpec)
+    with work.phases.measure("load"):
+        data = work.open_data()
+        train, native_frames = data.train, data.native_train_frames
+        del data  # the test split never reaches a method
+    plugin: MethodPlugin = work.registry.revive("method", spec.method).create()
+    seed = work.seed("distil", spec.method.name, spec.budget.ipc, spec.seed)
+    inputs = {name: key for name, key in work.job.inputs.items() if name != "data"}
+    context = work.context(train.info, seed, spec.protocol.recipe, spec.networks, inputs)
+    with work.phases.measure("assets"):
+        for name in context.assets:
+            context.assets[name]
+    seed_everything(seed)
+    with work.phases.measure("distill"):
+        stored = plugin.distill(train, spec.budget, context)
+    if not isinstance(stored, DistilledSet):
+        raise DistilledSetError(f"{type(plugin).__name__}.distill must return a DistilledSet, got {type(stored).__name__}")
+    work.keep(context, plugin)
+    stored.validate(spec.budget.clip_shape, spec.budget.classes)
+    figures = audit(stored, spec.budget)
+    work.draft.metrics.update(figures)
+    work.draft.metrics["frame_fraction"] = figures["frames_stored"] / native_frames
+    work.write_artifact("distilled.safetensors", stored.to_bytes())
+    show(work, materialise(plugin, stored, spec.budget.clip_shape), stored.labels, train.info.classes)
+
+
+def show(work: Work, clips: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Previews of the set."""
+    rows = pick_rows(labels)
+    shown, names = clips[rows], [classes[int(labels[r])] for r in rows]
+    work.write_artifact("preview.png", contact_sheet(shown, names))
+    work.write_artifact("preview.gif", animation(shown))
