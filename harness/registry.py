@@ -226,7 +226,9 @@ class Registry:
             nodes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
             for (kind, name), cls in _plugin_classes(module).items():
                 node = nodes.get(cls.__name__)
-                summary = (cls.__doc__ or "").strip().split("\n")[0]
+                # From the text: a dataclass without a docstring is given its signature as one.
+                doc = ast.get_docstring(node) if node else cls.__doc__
+                summary = (doc or "").strip().split("\n")[0]
                 self._add(PluginInfo(kind, name, summary, str(path), module_name, path, _params(node, tree) if node else ()))
         except PluginError as error:
             if "two plugins claim" in str(error):

@@ -17,14 +17,11 @@ from harness import Budget, Clip, Context, DistilledSet, Item, Split, dataset, e
 class Tiny:
     """Three classes of brightness, 4 frames of 8x8."""
 
-    train: int = 6
-    """Training clips of each class."""
-
     default_shape = (4, 1, 8, 8)
     flip = True
 
-    def __init__(self, config: Config, root: Path | None) -> None:
-        self, self.root = config, root
+    train: int = 6
+    """Training clips of each class."""
 
     def classes(self) -> tuple[str, ...]:
         return ("dark", "grey", "bright")
