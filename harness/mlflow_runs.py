@@ -5,33 +5,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.rows import Record, cell_rows
-from harness.store import Store, content_hash
+from harness.metrics import METRICS
+from harness.mlflow_place import EXPERIMENT, artifact_place, first_touch, own_place, quiet_environment, settle_artifacts
+from harness.record import Record, Sweep
+from harness.rows import Records, Row, cell_rows
+from harness.spec import EvaluateSpec, content_hash
+from harness.store import Store
 
-EXPERIMENT = "video-dataset-distillation"
-KEY, SWEEP, OWNER, CONTENT = "harness.key", "harness.sweep", "harness.owner", "harness.content"
-PARAMS = ("dataset", "method", "ipc", "labels", "evaluator", "protocol", "seed")
-METRICS = (
-    "accuracy", "accuracy_top5", "accuracy_single_frame", "accuracy_shuffled", "accuracy_reversed", "ece", "relative_accuracy",
-    "frame_fraction", "frames_stored", "stored_bytes", "label_bytes", "peak_cpu_mib", "peak_gpu_mib", "train_peak_cpu_mib",
-    "train_peak_gpu_mib", "distill_seconds", "train_seconds", "test_seconds", "asset_seconds",
-)  # fmt: skip
+KEY, SWEEP, OWNER, CONTENT, DESCRIBED = "harness.key", "harness.sweep", "harness.owner", "harness.content", "harness.metrics"
+LATE = frozenset(metric.name for metric in METRICS if metric.place in ("quality", "derived"))
+"""What may become known after the cell has ended, from another task: it is added to the cell's run."""
 _RUN_STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
 """Status of a record or sweep -> status of its run; all others are FAILED."""
-_BATCH = 800
-"""Metrics of one request; MLflow takes 1,000 entries of all sorts."""
+_BATCH, _PARAM_BATCH = 800, 100
+"""Metrics and parameters of one request; MLflow takes 1,000 entries of all sorts, and of parameters 100."""
+_TAG_LENGTH = 5000
+"""Characters of a tag; what servers of all ages take."""
 
 
 class RunWriter:
@@ -46,23 +46,26 @@ class RunWriter:
 
         self.store = store
         self.uri = uri
-        with _first_touch(store, self.uri):
-            self.client = MlflowClient(tracking_uri=self.uri)
+        self.place = own_place(store, uri)
+        with first_touch(uri):
+            settle_artifacts(store, uri)
+            self.client = MlflowClient(tracking_uri=uri)
             self.experiment = self._experiment()
         self.owner = _owner()
         self.sweeps: dict[str, str] = {}
         self.runs: dict[str, str] = {}
         self.content: dict[str, str] = {}
-        self.relative: dict[str, float] = {}
+        self.late: dict[str, dict[str, float]] = {}
         self._survey()
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        root = artifact_root(self.store) if self.uri.startswith("sqlite:") and self.store.is_local else None
+        place = artifact_place(self.uri)
         # The kind opens the interface in its model training view instead of asking.
-        return str(self.client.create_experiment(EXPERIMENT, root, {"mlflow.experimentKind": "custom_model_development"}))
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(EXPERIMENT, place.as_uri() if place else None, tags))
 
     def _survey(self) -> None:
         """Learn what is mirrored already, and close the runs of drivers that are gone."""
@@ -78,8 +81,7 @@ class RunWriter:
         if KEY in tags:
             self.runs[tags[KEY]] = run_id
             self.content[tags[KEY]] = tags.get(CONTENT, "")
-            if "relative_accuracy" in run.data.metrics:
-                self.relative[tags[KEY]] = run.data.metrics["relative_accuracy"]
+            self.late[tags[KEY]] = {name: value for name, value in run.data.metrics.items() if name in LATE}
         elif SWEEP in tags:
             self.sweeps[tags[SWEEP]] = run_id
 
@@ -95,161 +97,171 @@ class RunWriter:
 
     # Sweeps
 
-    def begin(self, sweep: Mapping[str, Any]) -> None:
+    def begin(self, sweep: Sweep) -> None:
         """The parent run of a sweep, owned by this process and running."""
-        run_id = self._parent(sweep)
+        run_id = self._parent(sweep.id, sweep)
         self.client.set_tag(run_id, OWNER, self.owner)
         self.client.update_run(run_id, status="RUNNING")
 
-    def end(self, sweep: Mapping[str, Any]) -> None:
+    def end(self, sweep: Sweep) -> None:
         """Close the parent run of a sweep by the sweep's status; one that says "running" is closed when its process is gone."""
-        run_id, status = self._parent(sweep), sweep.get("status")
+        run_id, status = self._parent(sweep.id, sweep), sweep.status
         if status == "running":
-            if not _is_dead(f"{sweep.get('host')} {sweep.get('pid')} ?"):
+            if not _is_dead(f"{sweep.host} {sweep.pid} ?"):
                 return
             status = "interrupted"
-        ended = _milliseconds(sweep.get("ended_at"))
-        self.client.set_terminated(run_id, _RUN_STATUS.get(str(status), "FAILED"), end_time=ended)
+        self.client.set_terminated(run_id, _RUN_STATUS.get(status, "FAILED"), end_time=_milliseconds(sweep.ended_at))
 
-    def _parent(self, sweep: Mapping[str, Any]) -> str:
-        from mlflow.entities import Param, RunTag
-
-        name = str(sweep["id"])
+    def _parent(self, name: str, sweep: Sweep | None = None) -> str:
+        """The run of a sweep, made where there is none; of a sweep that is not at hand its id is known."""
         if name not in self.sweeps:
             for run in self.search(f"tags.`{SWEEP}` = '{name}'"):
                 self._learn(run)
         if name not in self.sweeps:
-            described = {k: v for k, v in sweep.items() if k not in ("cells", "config", "status", "id") and v is not None}
-            tags = {SWEEP: name, "mlflow.runName": name, **{k: v for k, v in described.items() if not isinstance(v, Mapping)}}
-            tags |= _flat("package", described.get("packages", {}))
-            if sweep.get("command"):
-                tags["mlflow.note.content"] = f"`{sweep['command']}`"
-            run = self.client.create_run(self.experiment, start_time=_milliseconds(sweep.get("started_at")), tags=_clip({SWEEP: name}))
-            run_id = self.sweeps[name] = run.info.run_id
-            params = [Param(k, str(v)[:6000]) for k, v in sweep.get("config", {}).get("run", {}).items()]
-            self.client.log_batch(run_id, params=params[:100], tags=[RunTag(k, v) for k, v in _clip(tags).items()][:100])
-            self.client.set_terminated(run_id, "FINISHED")
+            started = _milliseconds(sweep.started_at) if sweep else None
+            tags = {SWEEP: name, "mlflow.runName": name, **(_sweep_tags(sweep) if sweep else {})}
+            self.sweeps[name] = self.client.create_run(self.experiment, start_time=started, tags=_clip(tags)).info.run_id
+            self._log(self.sweeps[name], params=sweep.config.get("run", {}) if sweep else {})
+            self.client.set_terminated(self.sweeps[name], "FINISHED")
         return self.sweeps[name]
 
     # Cells
 
-    def cells(self, keys: Sequence[str], records: Mapping[str, Record]) -> int:
+    def cells(self, keys: Collection[str], records: Records) -> int:
         """Mirror these evaluate records, and the relative accuracies that a reference among them makes known."""
         written = 0
         wanted = set(keys)
-        reference = any(not _is_cell(records[key]) for key in keys)
+        reference = any(not records[key].is_cell for key in wanted)
         # Rows are joined for the cells asked for and the reference alone, so that a long run does not join all of them every time.
-        shown = records if reference else {k: r for k, r in records.items() if k in wanted or not _is_cell(r)}
+        shown = records if reference else {k: r for k, r in records.items() if k in wanted or not r.is_cell}
         for row in cell_rows(shown):
-            if row["key"] in wanted:
+            if row.key in wanted:
                 written += self._cell(row, records)
-            elif row["relative_accuracy"] is not None and row["key"] in self.runs:
-                self._relative(row["key"], row["relative_accuracy"])
+            elif row.key in self.runs:
+                self._complete(row)
         return written
 
-    def rebuild(self, records: Mapping[str, Record], sweeps: Sequence[Mapping[str, Any]], fresh: bool) -> int:
+    def rebuild(self, records: Records, sweeps: Sequence[Sweep], fresh: bool) -> int:
         if fresh:
             for run_id in [run.info.run_id for run in self.search("")]:
                 self.client.delete_run(run_id)
-            for known in (self.sweeps, self.runs, self.content, self.relative):
+            for known in (self.sweeps, self.runs, self.content, self.late):
                 known.clear()
         before = len(self.sweeps)
         for sweep in sweeps:
-            if str(sweep["id"]) not in self.sweeps:
+            if sweep.id not in self.sweeps:
                 self.end(sweep)
-        written = self.cells([key for key, record in records.items() if record["kind"] == "evaluate"], records)
+        written = self.cells([key for key, record in records.items() if record.kind == "evaluate"], records)
         return written + len(self.sweeps) - before
 
-    def _relative(self, key: str, value: float) -> None:
-        if self.relative.get(key) != value:
-            self.client.log_metric(self.runs[key], "relative_accuracy", value)
-            self.relative[key] = value
+    def _complete(self, row: Row) -> None:
+        """Add what has become known of a cell since its run was written."""
+        known = self.late.setdefault(row.key, {})
+        for name in LATE:
+            value = row.value(name)
+            if value is not None and known.get(name) != value:
+                self.client.log_metric(self.runs[row.key], name, value)
+                known[name] = value
 
-    def _cell(self, row: Mapping[str, Any], records: Mapping[str, Record]) -> int:
-        """Write one cell into its run; 0 when the run holds this very record already."""
-        from mlflow.entities import Metric, Param
+    def _cell(self, row: Row, records: Records) -> int:
+        """Write one cell into its run; 0 when the run holds this very cell already."""
+        from mlflow.entities import Metric
 
-        key = row["key"]
-        record = records[key]
-        content = content_hash({k: v for k, v in record.items() if k != "content_sha256"})
-        if key not in self.runs:
-            for run in self.search(f"tags.`{KEY}` = '{key}'"):  # another driver may have written it since
+        record = records[row.key]
+        made = records.get(record.inputs.get("distill" if record.is_cell else "teacher", ""))
+        values = {name: value for name, value in row.values.items() if value is not None}
+        settled = {name: value for name, value in values.items() if name not in LATE}
+        content = content_hash([record.content(), made.content() if made else None, settled])
+        if row.key not in self.runs:
+            for run in self.search(f"tags.`{KEY}` = '{row.key}'"):  # another driver may have written it since
                 self._learn(run)
-        if self.content.get(key) == content:
-            if row["relative_accuracy"] is not None:
-                self._relative(key, row["relative_accuracy"])
+        if self.content.get(row.key) == content:
+            self._complete(row)
             return 0
-        provenance = record.get("provenance") or {}
-        started, ended = _milliseconds(provenance.get("started_at")), _milliseconds(provenance.get("ended_at"))
-        tags = {KEY: key, "mlflow.runName": record["name"], "harness.status": row["status"], "harness.reason": row["reason"]}
-        tags |= {name: value for name, value in provenance.items() if name not in ("sweep", "started_at", "ended_at", "seconds")}
-        if provenance.get("sweep"):
-            tags["mlflow.parentRunId"] = self._parent({"id": provenance["sweep"]})
-        upstream = records.get(record.get("inputs", {}).get("distill" if row["ipc"] is not None else "teacher", ""), {})
-        if key in self.runs:
-            self.client.delete_run(self.runs.pop(key))  # an older record of this cell, or half of one: its values would mix with these
-        run_id = self.client.create_run(self.experiment, start_time=started, tags=_clip({**tags, OWNER: self.owner})).info.run_id
-        self.runs[key] = run_id
-        params = [Param(name, str(value)[:6000]) for name, value in _params(row, record["spec"]).items()]
-        stamp = ended or 0
-        metrics = [Metric(name, float(value), stamp, 0) for name, value in _metrics(row, upstream).items()]
-        metrics += [Metric(name, float(value), stamp, int(step)) for name, step, value in _curves(record, upstream)]
-        self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params[:100])
-        for start in range(_BATCH, len(metrics), _BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-        if row["relative_accuracy"] is not None:
-            self.relative[key] = row["relative_accuracy"]
-        self._artifacts(run_id, record, upstream)
-        self.client.set_terminated(run_id, _RUN_STATUS.get(row["status"], "FAILED"), end_time=ended)
+        parent = {"mlflow.parentRunId": self._parent(row.sweep)} if row.sweep else {}
+        if row.key in self.runs:
+            self.client.delete_run(self.runs.pop(row.key))  # an older record of this cell, or half of one: its values would mix with these
+        origin = record.provenance
+        started, ended = _milliseconds(origin.started_at), _milliseconds(origin.ended_at)
+        tags = _clip({**_cell_tags(row, record), **parent, OWNER: self.owner})
+        run_id = self.runs[row.key] = self.client.create_run(self.experiment, start_time=started, tags=tags).info.run_id
+        metrics = [Metric(name, value, ended or 0, 0) for name, value in values.items()]
+        metrics += [Metric(name, value, ended or 0, step) for name, step, value in _curves(record, made)]
+        self._log(run_id, metrics, _params(row, record))
+        self.late[row.key] = {name: value for name, value in values.items() if name in LATE}
+        self._artifacts(run_id, record, made)
+        self.client.set_terminated(run_id, _RUN_STATUS.get(row.status, "FAILED"), end_time=ended)
         self.client.set_tag(run_id, CONTENT, content)  # last: a run without it is written again
-        self.content[key] = content
+        self.content[row.key] = content
         return 1
 
-    def _artifacts(self, run_id: str, record: Record, distilled: Record) -> None:
+    def _log(self, run_id: str, metrics: Sequence[Any] = (), params: Mapping[str, Any] | None = None) -> None:
+        """Metrics (MLflow's entities) and parameters, in requests of a size that MLflow takes."""
+        from mlflow.entities import Param
+
+        texts = [Param(name, str(value)[:6000]) for name, value in (params or {}).items()]
+        for start in range(0, len(texts), _PARAM_BATCH):
+            self.client.log_batch(run_id, params=texts[start : start + _PARAM_BATCH])
+        for start in range(0, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def _artifacts(self, run_id: str, record: Record, made: Record | None) -> None:
         """The record itself, so that every run has a file to compare, and the preview of the distilled set."""
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "record.json").write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+            text = json.dumps(record.content(), indent=1, sort_keys=True)
+            (Path(folder) / "record.json").write_text(text, encoding="utf-8")
             for name in ("preview.png", "preview.gif"):
-                if name in distilled.get("artifacts", {}):
-                    (Path(folder) / name).write_bytes(self.store.read_artifact(distilled, name))
-            self.client.log_artifacts(run_id, folder)
+                if made is not None and name in made.artifacts:
+                    (Path(folder) / name).write_bytes(self.store.read_artifact(made, name))
+            if self.place is None:
+                self.client.log_artifacts(run_id, folder)
+            else:  # without asking the database, which another process may have settled for its own name of this folder
+                shutil.copytree(folder, self.place / run_id / "artifacts", dirs_exist_ok=True)
 
 
-def _params(row: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The seven axes of a cell, then the resolved parameters of its plugins."""
-    axes = {**row, "method": row["method_label"], "evaluator": row["evaluator_label"], "ipc": "all" if row["ipc"] is None else row["ipc"]}
-    params = {name: axes[name] for name in PARAMS}
-    for kind in ("dataset", "method", "evaluator"):
-        params |= _flat(kind, spec[kind].get("params", {}))
-    return params | _flat("protocol", {k: v for k, v in spec["protocol"].items() if k != "name"})
+def _sweep_tags(sweep: Sweep) -> dict[str, Any]:
+    """Where a sweep ran, and on what."""
+    elsewhere = {"id", "status", "cells", "kept", "config", "packages"}
+    tags = {**sweep.model_dump(mode="json", exclude=elsewhere), **_flat("package", sweep.packages)}
+    return {**tags, "mlflow.note.content": f"`{sweep.command}`"} if sweep.command else tags
 
 
-def _metrics(row: Mapping[str, Any], upstream: Record) -> dict[str, float]:
-    """The measured numbers of a cell, and what its method recorded of the set; unmeasured ones are left out, not 0."""
-    numbers = {name: row[name] for name in METRICS if row.get(name) is not None}
-    if row["ipc"] is not None:
-        extra = {f"distill.{name}": value for name, value in upstream.get("metrics", {}).items() if name not in METRICS}
-        numbers |= {name: value for name, value in extra.items() if value is not None}
-    return numbers
+def _cell_tags(row: Row, record: Record) -> dict[str, Any]:
+    """How a cell ended, where it comes from, and what its metrics mean: name -> title, unit, better."""
+    tags = {KEY: row.key, "mlflow.runName": row.name, "harness.status": row.status, "harness.reason": row.reason}
+    tags |= record.provenance.model_dump(mode="json", exclude={"sweep", "started_at", "ended_at", "seconds", "libraries"})
+    described = {m.name: (m.heading, m.unit, m.better) for m in (*METRICS, *row.declared) if row.value(m.name) is not None}
+    while len(text := json.dumps(described, ensure_ascii=False)) > _TAG_LENGTH:
+        described.popitem()  # a plugin with very many numbers: half of a JSON text says nothing
+    return {**tags, **_flat("library", row.libraries), DESCRIBED: text}
 
 
-def _curves(record: Record, upstream: Record) -> Iterator[tuple[str, int, float]]:
+def _params(row: Row, record: Record) -> dict[str, object]:
+    """The seven axes of a cell, then the resolved parameters of its plugins and its protocol."""
+    spec = record.spec
+    assert isinstance(spec, EvaluateSpec)
+    axes = {
+        "dataset": row.dataset, "method": row.method_label, "ipc": "all" if row.ipc is None else row.ipc, "labels": row.labels,
+        "evaluator": row.evaluator_label, "protocol": row.protocol, "seed": row.seed,
+    }  # fmt: skip
+    plugins = {"method": spec.method, "evaluator": spec.evaluator, "dataset": spec.dataset}
+    resolved: dict[str, str] = {}
+    for kind, plugin in plugins.items():
+        resolved |= _flat(kind, plugin.params)
+    return {**axes, **resolved, **_flat("protocol", spec.protocol.recipe.model_dump(mode="json"))}
+
+
+def _curves(record: Record, made: Record | None) -> Iterator[tuple[str, int, float]]:
     """(name, step, value) of a cell's training curves and of its method's. The reference's network was trained as an asset: there
     "loss" is what a cell calls "train_loss"."""
-    own, made = "", "distill." if _is_cell(record) else "train_"
-    for source, prefix in ((record, own), (upstream, made)):
-        for name, points in source.get("curves", {}).items():
+    for source, prefix in ((record, ""), (made, "distill." if record.is_cell else "train_")):
+        for name, points in source.curves.items() if source is not None else ():
             for step, value in points:
                 yield f"{prefix}{name}", step, value
 
 
-def _is_cell(record: Record) -> bool:
-    """Whether this is the evaluation of a method of the budget, not of the reference."""
-    return record["kind"] == "evaluate" and record["spec"].get("budget") is not None
-
-
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Nested values as dotted names; lists and None as text.
+    """Nested values as dotted names, as text; without what is None.
 
     >>> _flat("method", {"guidance": 0.1, "codec": {"name": "linear"}, "x": None})
     {'method.guidance': '0.1', 'method.codec.name': 'linear'}
@@ -264,61 +276,13 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _clip(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as MLflow takes them: text of at most 5,000 characters, without the empty ones."""
-    return {name: str(value)[:5000] for name, value in tags.items() if value is not None}
+    """Tags as MLflow takes them: text, not too long, without the empty ones."""
+    return {name: str(value)[:_TAG_LENGTH] for name, value in tags.items() if value is not None}
 
 
-def _milliseconds(moment: Any) -> int | None:
-    """Milliseconds since 1970 of an ISO time or of seconds; None stays None."""
-    if moment is None:
-        return None
-    if isinstance(moment, (int, float)):
-        return int(1000 * moment)
-    return int(1000 * datetime.fromisoformat(str(moment)).timestamp())
-
-
-def artifact_root(store: Store) -> str:
-    return (Path(store.path) / "mlartifacts").as_uri()
-
-
-def quiet_environment() -> dict[str, str]:
-    """No telemetry; a server that does not answer is given up after seconds, not minutes."""
-    return {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }
-
-
-@contextlib.contextmanager
-def _first_touch(store: Store, uri: str) -> Iterator[None]:
-    """A sqlite store with all its tables, whatever happens beside us or to us.
-
-    One process at a time creates the tables, because concurrent first touches crash each other (5 of 6 in a trial), and it does so
-    under a temporary name, because a file that a killed driver left half migrated would be refused for ever.
-    """
-    if not uri.startswith("sqlite:///") or not store.is_local:
-        yield
-        return
-    import fcntl
-
-    from mlflow import MlflowClient
-
-    Path(store.path).mkdir(parents=True, exist_ok=True)
-    with open(Path(store.path) / ".mlflow.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        database = Path(uri.removeprefix("sqlite:///"))
-        if not database.exists():
-            temporary = database.with_name(f".{database.name}.{uuid.uuid4().hex}.tmp")
-            try:
-                MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
-                temporary.replace(database)
-            finally:
-                temporary.unlink(missing_ok=True)
-        yield
+def _milliseconds(moment: str | None) -> int | None:
+    """Milliseconds since 1970 of an ISO time; None stays None."""
+    return int(1000 * datetime.fromisoformat(moment).timestamp()) if moment else None
 
 
 def _owner() -> str:

@@ -15,13 +15,15 @@ import sys
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.errors import StoreError, UsageError
-from harness.mlflow_runs import RunWriter, artifact_root, quiet_environment
-from harness.rows import Record
+from harness.mlflow_place import artifact_place, database_file, quiet_environment, settle_artifacts, tracking_uri
+from harness.mlflow_runs import RunWriter
+from harness.record import Record, Sweep
+from harness.rows import Records
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -49,21 +51,21 @@ class Mirror:
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._writer: RunWriter | None = None
         self._told: set[str] = set()
-        self._sweep: Mapping[str, Any] = {}
-        self._records: Mapping[str, Record] = {}
+        self._sweep: Sweep | None = None
+        self._records: Records = {}
         self._pause = False
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
     # The runner's observer
 
-    def start(self, sweep: Mapping[str, Any], state: RunState) -> None:
+    def start(self, sweep: Sweep, state: RunState) -> None:
         """Open the parent run, and mirror cached cells that an earlier run left out.
 
         Where tasks run in this process their memory and time are measured here, so that the mirror then keeps still between its calls.
         """
         self._sweep, self._records = sweep, state.records
-        self._pause = sweep.get("config", {}).get("run", {}).get("executor") == "inline"
+        self._pause = sweep.config.get("run", {}).get("executor") == "inline"
         known = dict(state.records)
         self._submit(lambda writer: writer.begin(sweep))
         self._submit(lambda writer: writer.cells([key for key in state.cached if key in known], known))
@@ -73,27 +75,28 @@ class Mirror:
     def submitted(self, task: Task) -> None:
         """Nothing: a run is created when its cell has ended, so that a killed driver leaves no half of one."""
 
-    def tick(self, running: Sequence[Mapping[str, Any]]) -> None:
+    def tick(self, beats: Sequence[object]) -> None:
         """Nothing."""
 
-    def finished(self, task: Task, record: Mapping[str, Any]) -> None:
-        """Mirror one ended cell; other tasks are parts of cells."""
-        if record["kind"] == "evaluate":
-            known = dict(self._records)
-            self._submit(lambda writer: writer.cells([record["key"]], known))
-            if self._pause:
-                self.flush(_PATIENCE)
+    def finished(self, task: Task, record: Record) -> None:
+        """Mirror one ended cell, or what the quality of a set adds to its cells; other tasks are parts of cells."""
+        if record.kind not in ("evaluate", "quality"):
+            return
+        known = dict(self._records)
+        self._submit(lambda writer: writer.cells(_touched(record, known), known))
+        if self._pause:
+            self.flush(_PATIENCE)
 
     def end(self, status: str) -> None:
         """Close the parent run ("done", "failed", "interrupted") and wait until all is written, but not for ever."""
-        sweep = {**self._sweep, "status": status}
-        if self._sweep:
+        if self._sweep is not None:
+            sweep = self._sweep.model_copy(update={"status": status})
             self._submit(lambda writer: writer.end(sweep))
         self.close()
 
     # Without a run
 
-    def rebuild(self, records: Mapping[str, Record], sweeps: Sequence[Mapping[str, Any]], fresh: bool = False) -> int:
+    def rebuild(self, records: Records, sweeps: Sequence[Sweep], fresh: bool = False) -> int:
         """Mirror every cell and sweep that is missing or has changed; a second time changes nothing. Returns the number of runs written.
 
         fresh: delete the runs of this mirror first.
@@ -155,22 +158,9 @@ def rebuild_mirror(results: Store | str | Path, uri: str | None = None, fresh: b
     mirror.close()
     if errors:
         raise StoreError(f"tracking store {tracking_uri(store, uri)}: {'; '.join(errors)}")
-    cells = sum(record["kind"] == "evaluate" for record in records.values())
+    cells = sum(record.kind == "evaluate" for record in records.values())
     left_out = f", {len(damaged)} damaged records left out" if damaged else ""
     return f"{written} runs written, {cells} cells mirrored at {tracking_uri(store, uri)}{left_out}"
-
-
-def tracking_uri(store: Store, uri: str | None = None) -> str:
-    """Where the mirror lies: ``uri``, else MLFLOW_TRACKING_URI, else sqlite under the results (an absolute path).
-
-    Raises UsageError when the results are remote and no URI is given: sqlite needs a local file.
-    """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if chosen:
-        return chosen
-    if not store.is_local:
-        raise UsageError(f"results at {store.root} are not local, so MLflow's sqlite cannot lie beside them: set MLFLOW_TRACKING_URI")
-    return f"sqlite:///{Path(store.path) / 'mlflow.db'}"
 
 
 def serve_ui(
@@ -215,18 +205,27 @@ def ui_addresses(store: Store, host: str, port: int, uri: str | None = None) -> 
 
 
 def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> list[str]:
-    """The command line of the MLflow server for this store."""
+    """The command line of the MLflow server for this store, whose artifacts are those of this results folder, also where it is a copy."""
     backend = tracking_uri(store, uri)
     if backend.startswith(("http://", "https://", "databricks")):
         raise UsageError(f"the tracking store is a server of its own: open {backend} in a browser")
-    if backend.startswith("sqlite:///") and not Path(backend.removeprefix("sqlite:///")).exists():
+    database, place = database_file(backend), artifact_place(backend)
+    if database is not None and not database.exists():
         raise UsageError(f"no MLflow store at {backend}: run something first, or mirror the records with `track --rebuild`")
+    settle_artifacts(store, backend)
     hosts = f"{host}:{port},localhost:{port},127.0.0.1:{port}"
-    artifacts = artifact_root(store) if store.is_local else tempfile.gettempdir()
+    artifacts = place.as_uri() if place is not None else tempfile.gettempdir()
     return [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--default-artifact-root", artifacts),
         *("--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts),
     ]
+
+
+def _touched(record: Record, records: Records) -> list[str]:
+    """The cells that an ended task says something of: itself, or those on the set whose quality it is."""
+    if record.kind == "evaluate":
+        return [record.key]
+    return [key for key, cell in records.items() if cell.is_cell and cell.inputs.get("distill") == record.inputs.get("distill")]
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,24 +3,48 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
+from urllib.request import urlopen
 
 import pytest
 
+from harness.budget import Budget
 from harness.errors import StoreError, UsageError
-from harness.mlflow_runs import EXPERIMENT, KEY, METRICS, OWNER, PARAMS, SWEEP
+from harness.metrics import METRICS, Metric
+from harness.mlflow_place import EXPERIMENT, quiet_environment, tracking_uri
+from harness.mlflow_runs import DESCRIBED, KEY, OWNER, SWEEP
+from harness.names import parse_spec
+from harness.protocol import TrainingProtocol
+from harness.record import Phase, Provenance, Record, Sweep
+from harness.spec import (
+    AssetSpec,
+    DatasetSpec,
+    DataSpec,
+    DistillSpec,
+    EvaluateSpec,
+    PluginSpec,
+    ProtocolSpec,
+    QualitySpec,
+    Spec,
+    task_identity,
+    task_key,
+)
 from harness.store import Store
-from harness.tracking import Mirror, rebuild_mirror, tracking_uri, ui_addresses, ui_command
-from tests.report.records import Builder
+from harness.tracking import Mirror, rebuild_mirror, ui_addresses, ui_command
 
 pytest.importorskip("mlflow")
+
+CURVE = [(step, round(1.8 * 0.97**step, 5)) for step in range(0, 60, 5)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +55,8 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A store whose database two mirrors touched first at the same time, and what they complained of."""
-    root, errors = tmp_path_factory.mktemp("fresh"), []
+    root = tmp_path_factory.mktemp("fresh")
+    errors: list[str] = []
     mirrors = [Mirror(root, report=errors.append) for _ in range(2)]
     for mirror in mirrors:
         mirror.close()
@@ -45,16 +70,126 @@ def results(fresh: tuple[Path, list[str]], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def runs(results: Path, query: str = "") -> list[Any]:
+def opened(results: Path) -> tuple[Any, Any]:
+    """MLflow's client of a results folder, and the experiment."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    return list(client.search_runs([experiment.experiment_id], query, max_results=1000))
+    return client, client.get_experiment_by_name(EXPERIMENT)
 
 
-def cells(results: Path, query: str = "") -> dict[str, Any]:
-    return {run.data.tags[KEY]: run for run in runs(results, query) if KEY in run.data.tags}
+def runs(results: Path) -> list[Any]:
+    client, experiment = opened(results)
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def cells(results: Path) -> dict[str, Any]:
+    return {run.data.tags[KEY]: run for run in runs(results) if KEY in run.data.tags}
+
+
+class Builder:
+    """Typed records in a store, as a run leaves them."""
+
+    dataset = DatasetSpec(name="moving-digits", params={"speed": 2}, label="moving-digits", code="d", digest="d", clip_shape=(8, 1, 32, 32))
+    protocol = ProtocolSpec(name="quick", recipe=TrainingProtocol(epochs=60))
+
+    def __init__(self, root: Path) -> None:
+        self.store, self.sweep, self.started, self.seconds = Store(root), "20260301-100000-abcd", "2026-03-01T10:00:00+00:00", 0
+        self.data = self.write(DataSpec(code="h", dataset=self.dataset), {}, metrics={"native_train_frames": 1200})
+
+    def write(self, spec: Spec, inputs: dict[str, str], **fields: Any) -> str:
+        key = task_key(spec, inputs)
+        self.seconds += 1
+        ended = f"2026-03-01T11:{self.seconds // 60:02d}:{self.seconds % 60:02d}+00:00"
+        provenance = Provenance(
+            sweep=self.sweep, host="laptop", started_at=self.started, ended_at=ended, harness="0.1.0", git="0123abc", device="cpu",
+            libraries={"torch": "2.11.0"},
+        )  # fmt: skip
+        body = {"status": "done", "name": f"{spec.kind} {key[:6]}", **fields}
+        record = Record(
+            key=key, identity=task_identity(spec, inputs), kind=spec.kind, spec=spec, inputs=inputs, provenance=provenance, **body
+        )
+        self.store.write_record(record)
+        return key
+
+    def budget(self, ipc: int) -> Budget:
+        return Budget(ipc, self.dataset.clip_shape, 6)
+
+    def method(self, label: str) -> PluginSpec:
+        name, params = parse_spec(label)
+        return PluginSpec(name=name, params=dict(params), label=label, code="m")
+
+    def teacher(self) -> str:
+        asset = PluginSpec(name="teacher", params={"evaluator": "convnet3d"}, label="teacher", code="t")
+        spec = AssetSpec(code="h", dataset=self.dataset, asset=asset, networks={}, protocol=self.protocol, by_protocol=True)
+        phases = {"build": Phase(seconds=80, cpu_seconds=79, peak_cpu_mib=410)}
+        return self.write(spec, {"data": self.data}, phases=phases, curves={"loss": CURVE}, metrics={"train_steps": 60})
+
+    def distill(
+        self, label: str, ipc: int, seed: int, *, preview: bool = True, metrics: dict[str, float] | None = None, **fields: Any
+    ) -> str:
+        spec = DistillSpec(
+            code="h",
+            dataset=self.dataset,
+            budget=self.budget(ipc),
+            method=self.method(label),
+            networks={},
+            protocol=self.protocol,
+            seed=seed,
+        )
+        inputs = {"data": self.data}
+        numbers = {
+            "frames_stored": 48 * ipc,
+            "stored_bytes": 49152,
+            "label_bytes": 0,
+            "clips_stored": 6 * ipc,
+            "frame_fraction": 0.04 * ipc,
+        }
+        phases = {"distill": Phase(seconds=4, cpu_seconds=3, peak_cpu_mib=450, baseline_cpu_mib=290)}
+        pictures = {"preview.png": b"png", "preview.gif": b"gif"} if preview else {}
+        artifacts = {name: self.store.write_artifact(task_key(spec, inputs), name, data) for name, data in pictures.items()}
+        body = {"metrics": {**numbers, **(metrics or {})}, "phases": phases, "artifacts": artifacts, **fields}
+        return self.write(spec, inputs, **body)
+
+    def quality(self, distilled: str, **metrics: float) -> str:
+        record = self.record(distilled)
+        assert isinstance(record.spec, DistillSpec)
+        spec = QualitySpec(code="h", dataset=self.dataset, budget=record.spec.budget, method=record.spec.method, protocol=self.protocol)
+        return self.write(spec, {"data": self.data, "distill": distilled}, metrics=metrics)
+
+    def evaluate(
+        self,
+        label: str,
+        ipc: int | None,
+        seed: int,
+        upstream: str,
+        accuracy: float = 0.5,
+        metrics: dict[str, float] | None = None,
+        **fields: Any,
+    ) -> str:
+        network = PluginSpec(name="convnet3d", params={"width": 32, "norm": None}, label="convnet3d", code="e")
+        spec = EvaluateSpec(
+            code="h", dataset=self.dataset, budget=None if ipc is None else self.budget(ipc), method=self.method(label), labels="hard",
+            evaluator=network, protocol=self.protocol, seed=seed,
+        )  # fmt: skip
+        shown = {"accuracy_top5": 0.9, "accuracy_single_frame": 0.17, "accuracy_shuffled": 0.25, "accuracy_reversed": 0.1, "ece": 0.08}
+        done = {
+            "metrics": {"accuracy": accuracy, "train_steps": 60, **shown, **(metrics or {})},
+            "phases": {"train": Phase(seconds=9, peak_cpu_mib=380), "test": Phase(seconds=1.2, peak_cpu_mib=350)},
+            "curves": {"train_loss": CURVE},
+        }
+        body = fields if "status" in fields else {**done, **fields}
+        return self.write(spec, {"data": self.data, ("distill" if ipc else "teacher"): upstream}, **body)
+
+    def record(self, key: str) -> Record:
+        record = self.store.read_record(key)
+        assert record is not None
+        return record
+
+    def planned(self, status: str = "running", **fields: Any) -> Sweep:
+        return Sweep.model_validate(
+            {"id": self.sweep, "command": "python -m harness run", "started_at": self.started, "cells": (), "status": status, **fields}
+        )
 
 
 class Driver:
@@ -64,20 +199,13 @@ class Driver:
         self.store, self.build = Store(results), build
         self.state = SimpleNamespace(records={}, cached=set())
         self.mirror = Mirror(results, report=errors.append)
-        self.sweep = {
-            "id": build.sweep,
-            "command": "python -m harness run",
-            "started_at": build.started,
-            "status": "running",
-            "cells": [],
-            "config": {"run": {"executor": executor, "ipc": [1, 5]}},
-            "packages": {"torch": "2.11.0"},
-        }
+        self.sweep = build.planned(config={"run": {"executor": executor, "ipc": [1, 5]}}, packages={"torch": "2.11.0"})
         self.mirror.start(self.sweep, self.state)  # type: ignore[arg-type]
 
     def finish(self, key: str) -> None:
         records, _ = self.store.read_records()
-        self.state.records.update({k: r for k, r in records.items() if r["kind"] != "evaluate" or k == key})
+        late = ("evaluate", "quality")
+        self.state.records.update({k: r for k, r in records.items() if r.kind not in late or k == key})
         self.mirror.finished(SimpleNamespace(key=key), records[key])  # type: ignore[arg-type]
 
 
@@ -92,9 +220,7 @@ def errors() -> Iterator[list[str]]:
 def test_two_drivers_can_be_the_first_to_touch_a_store(fresh: tuple[Path, list[str]]) -> None:
     root, complaints = fresh
     assert complaints == []
-    from mlflow import MlflowClient
-
-    experiment = MlflowClient(f"sqlite:///{root / 'mlflow.db'}").get_experiment_by_name(EXPERIMENT)
+    _, experiment = opened(root)
     assert experiment.artifact_location == (root / "mlartifacts").as_uri()
 
 
@@ -102,46 +228,93 @@ def test_a_cell_is_a_run_under_its_sweep(results: Path, errors: list[str]) -> No
     build = Builder(results)
     driver = Driver(results, build, errors)
     upstream = build.distill("gvd[guidance=0]", 5, 0)
-    build.evaluate("full", None, 0, build.teacher("convnet3d"), accuracy=0.9)
+    build.evaluate("full", None, 0, build.teacher(), accuracy=0.9)
     key = build.evaluate("gvd[guidance=0]", 5, 0, upstream, accuracy=0.6)
     driver.finish(key)
     driver.mirror.end("done")
 
-    run, record = cells(results)[key], Store(results).read_record(key)
-    assert record is not None
+    run, record = cells(results)[key], build.record(key)
     assert run.info.status == "FINISHED"
-    assert {name: run.data.params[name] for name in PARAMS} == {
+    axes = {
         "dataset": "moving-digits", "method": "gvd[guidance=0]", "ipc": "5", "labels": "hard", "evaluator": "convnet3d",
         "protocol": "quick", "seed": "0",
     }  # fmt: skip
-    assert run.data.params["method.guidance"] == "0" and run.data.params["protocol.lr"] == "0.01"
-    assert run.data.metrics["accuracy"] == record["metrics"]["accuracy"]
-    assert set(METRICS) - set(run.data.metrics) == {"relative_accuracy", "peak_gpu_mib", "train_peak_gpu_mib"}, "unmeasured is left out"
-    assert run.data.metrics["distill.teacher_accuracy"] == 0.8
+    resolved = {"method.guidance": "0", "evaluator.width": "32", "dataset.speed": "2", "protocol.lr": "0.01", "protocol.epochs": "60"}
+    assert run.data.params.items() >= {**axes, **resolved}.items()
+    assert {name for name in run.data.params if not name.startswith("protocol.")} == {*axes, *(n for n in resolved if "protocol" not in n)}
+    assert run.data.metrics["accuracy"] == record.metrics["accuracy"] == 0.6
+    assert run.data.metrics["peak_cpu_mib"] == 450 and run.data.metrics["train_peak_cpu_mib"] == 380
+    unmeasured = {"peak_gpu_mib", "train_peak_gpu_mib", "relative_accuracy", *(m.name for m in METRICS if m.place == "quality")}
+    assert {m.name for m in METRICS} - set(run.data.metrics) == unmeasured, "unmeasured is left out"
+    assert set(run.data.metrics) - {m.name for m in METRICS} == {"train_loss"}
+    described = json.loads(run.data.tags[DESCRIBED])
+    assert described["accuracy"] == ["top-1", "fraction", "higher"] and set(described) == set(run.data.metrics) - {"train_loss"}
     parent = next(r for r in runs(results) if SWEEP in r.data.tags)
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.info.status == "FINISHED" and parent.data.params["ipc"] == "[1, 5]" and parent.data.tags["package.torch"] == "2.11.0"
     assert run.info.start_time < run.info.end_time
-    assert run.data.tags["git"] == "0123abc"
+    assert run.data.tags["git"] == "0123abc" and run.data.tags["library.torch"] == "2.11.0"
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
+    client, _ = opened(results)
     history = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [(m.step, m.value) for m in history] == [(s, v) for s, v in record["curves"]["train_loss"]]
+    assert [(m.step, m.value) for m in history] == record.curves["train_loss"] == CURVE
     assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"preview.png", "preview.gif", "record.json"}
 
 
 def test_the_curve_of_the_reference_is_that_of_its_network(results: Path, errors: list[str]) -> None:
     build = Builder(results)
-    teacher = build.teacher("convnet3d")
+    teacher = build.teacher()
     key = build.evaluate("full", None, 0, teacher, accuracy=0.9, curves={})
     rebuild_mirror(results)
     run = cells(results)[key]
     assert run.data.params["ipc"] == "all"
     assert run.data.metrics["relative_accuracy"] == 1.0
-    record = Store(results).read_record(teacher)
-    assert record is not None and run.data.metrics["train_loss"] == record["curves"]["loss"][-1][1]
+    assert run.data.metrics["train_loss"] == build.record(teacher).curves["loss"][-1][1]
+    assert run.data.metrics["train_seconds"] == 80 and run.data.metrics["frames_stored"] == 1200
+
+
+def test_what_plugins_measure_of_their_own_are_metrics_too(results: Path, errors: list[str]) -> None:
+    build = Builder(results)
+    declared = (Metric("modes_used", "modes", "count", "higher"),)
+    upstream = build.distill(
+        "gvd", 1, 0, metrics={"modes_used": 12, "undeclared": 0.5}, declared=declared, curves={"loss": [(0, 2.0), (1, 1.0)]}
+    )
+    key = build.evaluate("gvd", 1, 0, upstream, metrics={"sharpness": 3.5}, declared=(Metric("sharpness", unit="points"),))
+    driver = Driver(results, build, errors)
+    driver.finish(key)
+    driver.mirror.end("done")
+    run = cells(results)[key]
+    assert run.data.metrics.items() >= {"modes_used": 12, "undeclared": 0.5, "sharpness": 3.5, "distill.loss": 1.0}.items()
+    described = json.loads(run.data.tags[DESCRIBED])
+    assert described["modes_used"] == ["modes", "count", "higher"] and described["sharpness"] == ["sharpness", "points", ""]
+
+
+def test_more_numbers_than_one_request_takes(results: Path) -> None:
+    build = Builder(results)
+    many = {f"number_{i:03d}": float(i) for i in range(300)}
+    long = {f"loss_{i}": [(step, float(step)) for step in range(700)] for i in range(3)}
+    key = build.evaluate(f"gvd[{','.join(f'p{i}={i}' for i in range(150))}]", 1, 0, build.distill("gvd", 1, 0), metrics=many, curves=long)
+    rebuild_mirror(results)
+    run = cells(results)[key]
+    assert run.data.metrics.items() >= {**many, "loss_2": 699.0}.items() and run.data.params["method.p149"] == "149"
+    described = json.loads(run.data.tags[DESCRIBED])
+    assert described["accuracy"] and len(described) < 300, "cut between two metrics, not within one"
+
+
+def test_the_quality_of_a_set_reaches_cells_that_were_mirrored_before_it(results: Path, errors: list[str]) -> None:
+    build = Builder(results)
+    driver = Driver(results, build, errors)
+    upstream = build.distill("gvd", 1, 0)
+    key = build.evaluate("gvd", 1, 0, upstream)
+    other = build.evaluate("random", 1, 0, build.distill("random", 1, 0))
+    driver.finish(key)
+    driver.finish(other)
+    driver.finish(build.quality(upstream, coverage=0.7, diversity=1.1))
+    driver.mirror.end("done")
+    known = cells(results)
+    assert known[key].data.metrics["coverage"] == 0.7 and known[key].data.metrics["diversity"] == 1.1
+    assert "coverage" not in known[other].data.metrics
+    assert rebuild_mirror(results).startswith("0 runs written")
 
 
 def test_relative_accuracy_reaches_cells_that_were_mirrored_before_full(results: Path, errors: list[str]) -> None:
@@ -150,7 +323,7 @@ def test_relative_accuracy_reaches_cells_that_were_mirrored_before_full(results:
     early = build.evaluate("random", 1, 0, build.distill("random", 1, 0), accuracy=0.3)
     driver.finish(early)
     assert "relative_accuracy" not in cells(results)[early].data.metrics
-    full = build.evaluate("full", None, 0, build.teacher("convnet3d"), accuracy=0.9)
+    full = build.evaluate("full", None, 0, build.teacher(), accuracy=0.9)
     driver.finish(full)
     driver.mirror.end("done")
     known = cells(results)
@@ -161,7 +334,7 @@ def test_relative_accuracy_reaches_cells_that_were_mirrored_before_full(results:
 def test_rebuilding_recreates_everything_and_twice_changes_nothing(results: Path) -> None:
     build = Builder(results)
     keys = {build.evaluate("random", 1, s, build.distill("random", 1, s), accuracy=0.3 + s / 10) for s in range(3)}
-    build.store.write_json(f"sweeps/{build.sweep}.json", {"id": build.sweep, "started_at": build.started, "status": "done"})
+    build.store.write_sweep(build.planned("done"))
     assert rebuild_mirror(results).startswith("4 runs written, 3 cells mirrored at sqlite:")
     before = {run.info.run_id: run.info.end_time for run in runs(results)}
     assert set(cells(results)) == keys and len(before) == 4
@@ -171,10 +344,116 @@ def test_rebuilding_recreates_everything_and_twice_changes_nothing(results: Path
     assert len(runs(results)) == 4 and not {run.info.run_id for run in runs(results)} & set(before)
 
 
+def test_a_set_that_was_made_again_makes_the_run_of_its_cell_again(results: Path) -> None:
+    build = Builder(results)
+    key = build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    rebuild_mirror(results)
+    build.distill("gvd", 1, 0, phases={"distill": Phase(seconds=7)})
+    assert rebuild_mirror(results).startswith("1 runs written")
+    assert cells(results)[key].data.metrics["distill_seconds"] == 7
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_copied_folder_keeps_its_artifacts_to_itself(results: Path, tmp_path_factory: pytest.TempPathFactory, anew: bool) -> None:
+    build = Builder(results)
+    key = build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0), accuracy=0.5)
+    same = build.evaluate("random", 1, 0, build.distill("random", 1, 0))
+    rebuild_mirror(results)
+    before = files(results)
+    copy = tmp_path_factory.mktemp("elsewhere") / "a copy"
+    shutil.copytree(results, copy)
+    changed = build.record(key)
+    Store(copy).write_record(changed.model_copy(update={"metrics": {**changed.metrics, "accuracy": 0.75}}))
+    rebuild_mirror(copy, fresh=anew)
+    assert files(results) == before, "the folder that it was copied from"
+
+    (client, experiment), known = opened(copy), cells(copy)
+    assert known[key].data.metrics["accuracy"] == 0.75
+    assert experiment.artifact_location == (copy / "mlartifacts").as_uri()
+    for cell in (key, same):
+        run_id = known[cell].info.run_id
+        lies = copy / "mlartifacts" / run_id / "artifacts"
+        assert known[cell].info.artifact_uri == lies.as_uri()
+        assert (
+            {a.path for a in client.list_artifacts(run_id)}
+            == {p.name for p in lies.iterdir()}
+            == {"preview.png", "preview.gif", "record.json"}
+        )
+        assert (
+            json.loads((lies / "record.json").read_text())["metrics"]
+            == json.loads((copy / "records" / f"{cell}.json").read_text())["metrics"]
+        )
+
+
+def test_a_driver_writes_into_its_own_folder_whatever_the_database_says_meanwhile(results: Path, errors: list[str]) -> None:
+    build = Builder(results)
+    driver = Driver(results, build, errors)
+    driver.mirror.flush()
+    with sqlite3.connect(results / "mlflow.db") as connection:  # as a process would that sees this folder under another name
+        connection.execute("UPDATE experiments SET artifact_location = ?", ((results / "other").as_uri(),))
+    key = build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    driver.finish(key)
+    driver.mirror.end("done")
+    run_id = cells(results)[key].info.run_id
+    assert (results / "mlartifacts" / run_id / "artifacts" / "record.json").exists() and not (results / "other").exists()
+
+
+def test_a_store_outside_the_results_keeps_its_artifacts_beside_it(fresh: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shared, results = tmp_path / "shared", tmp_path / "results"
+    uri = f"sqlite:///{shared / 'mlflow.db'}"
+    build = Builder(results)
+    key = build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    rebuild_mirror(results, uri)
+    (run,) = [r for r in runs(shared) if KEY in r.data.tags]
+    assert run.data.tags[KEY] == key and run.info.artifact_uri == (shared / "mlartifacts" / run.info.run_id / "artifacts").as_uri()
+    assert not (results / "mlartifacts").exists() and not (results / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_the_interface_of_a_copy_serves_the_artifacts_of_the_copy(results: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    build = Builder(results)
+    key = build.evaluate("gvd", 1, 0, build.distill("gvd", 1, 0))
+    rebuild_mirror(results)
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(results, copy)
+    run_id = cells(results)[key].info.run_id
+    (copy / "mlartifacts" / run_id / "artifacts" / "record.json").write_text('{"of": "the copy"}')
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ui_command(Store(copy), "127.0.0.1", port)
+    environment = {**os.environ, **quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    address = f"http://127.0.0.1:{port}/get-artifact?run_uuid={run_id}&path=record.json"
+    with subprocess.Popen(
+        command, env=environment, cwd=copy.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as server:
+        try:
+            assert json.loads(fetch(address, server)) == {"of": "the copy"}
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def fetch(address: str, server: subprocess.Popen[bytes], patience: float = 90) -> bytes:
+    """The answer of a server that is starting."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with urlopen(address, timeout=10) as answer:
+                return bytes(answer.read())
+        except OSError:
+            if time.monotonic() > until or server.poll() is not None:
+                raise
+            time.sleep(0.5)
+
+
 def test_a_cell_that_ran_again_replaces_its_run(results: Path) -> None:
     build = Builder(results)
     upstream = build.distill("gvd", 1, 0)
-    key = build.evaluate("gvd", 1, 0, upstream, status="failed", reason="NaN in the loss", metrics={}, arrays={}, curves={}, phases={})
+    key = build.evaluate("gvd", 1, 0, upstream, status="failed", reason="NaN in the loss")
     rebuild_mirror(results)
     run = cells(results)[key]
     assert run.info.status == "FAILED" and run.data.tags["harness.reason"] == "NaN in the loss" and "accuracy" not in run.data.metrics
@@ -192,7 +471,7 @@ def test_cached_cells_that_are_not_mirrored_are_completed_at_the_start(results: 
     records, _ = Store(results).read_records()
     mirror = Mirror(results, report=errors.append)
     state: Any = SimpleNamespace(records=records, cached={key})
-    mirror.start({"id": "later", "started_at": build.started}, state)
+    mirror.start(build.planned(id="later"), state)
     mirror.end("interrupted")
     assert set(cells(results)) == {key}
     assert {r.data.tags["mlflow.runName"]: r.info.status for r in runs(results) if SWEEP in r.data.tags} == {
@@ -210,15 +489,12 @@ def test_runs_of_dead_drivers_are_closed_and_those_of_living_ones_are_not(result
         "reused pid": f"{host} {os.getpid()} 1",
         "elsewhere": f"another-machine {gone.pid} 1",
     }
-    from mlflow import MlflowClient
-
     Mirror(results, report=errors.append).close()
-    client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client, experiment = opened(results)
     for name, owner in owners.items():
-        client.create_run(experiment, tags={SWEEP: name, OWNER: owner})
+        client.create_run(experiment.experiment_id, tags={SWEEP: name, OWNER: owner})
     living = Mirror(results, report=errors.append)
-    living.start({"id": "living"}, SimpleNamespace(records={}, cached=set()))  # type: ignore[arg-type]
+    living.start(Builder(results).planned(id="living"), SimpleNamespace(records={}, cached=set()))  # type: ignore[arg-type]
     living.flush()
     Mirror(results, report=errors.append).close()
     assert {run.data.tags[SWEEP]: run.info.status for run in runs(results)} == {
@@ -233,7 +509,8 @@ def test_a_store_that_cannot_be_reached_is_reported_once_and_harms_nothing(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    build, complaints = Builder(tmp_path), []
+    build = Builder(tmp_path)
+    complaints: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     driver = Driver(tmp_path, build, complaints, executor="inline")
     for seed in range(2):
@@ -245,7 +522,8 @@ def test_a_store_that_cannot_be_reached_is_reported_once_and_harms_nothing(
 
 
 def test_an_error_in_one_cell_does_not_lose_the_next(results: Path) -> None:
-    build, complaints = Builder(results), []
+    build = Builder(results)
+    complaints: list[str] = []
     driver = Driver(results, build, complaints)
     broken = build.distill("gvd", 1, 0)
     (results / "artifacts" / broken / "preview.gif").unlink()
@@ -272,15 +550,19 @@ def test_where_the_mirror_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         tracking_uri(Store("memory://results"))
 
 
-def test_the_interface_is_served_from_the_right_store(tmp_path: Path) -> None:
+def test_the_interface_is_served_from_the_right_store(tmp_path: Path, fresh: tuple[Path, list[str]]) -> None:
     store = Store(tmp_path)
     with pytest.raises(UsageError, match="no MLflow store"):
         ui_command(store, "127.0.0.1", 5000)
     with pytest.raises(UsageError, match="open http://tracking:5000 in a browser"):
         ui_command(store, "127.0.0.1", 5000, "http://tracking:5000")
     (tmp_path / "mlflow.db").touch()
+    with pytest.raises(StoreError, match=r"mlflow\.db is not an MLflow store"):
+        ui_command(store, "127.0.0.1", 5000)
+    shutil.copy(fresh[0] / "mlflow.db", tmp_path / "mlflow.db")
     command = ui_command(store, "127.0.0.1", 5001)
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert command[command.index("--default-artifact-root") + 1] == (tmp_path / "mlartifacts").as_uri()
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "5001"
     assert "127.0.0.1:5001" in command[command.index("--allowed-hosts") + 1]
 
