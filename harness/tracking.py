@@ -75,7 +75,7 @@ class Mirror:
     def submitted(self, task: Task) -> None:
         """Nothing: a run is created when its cell has ended, so that a killed driver leaves no half of one."""
 
-    def tick(self, beats: Sequence[object]) -> None:
+    def tick(self, running: Sequence[object]) -> None:
         """Nothing."""
 
     def finished(self, task: Task, record: Record) -> None:
