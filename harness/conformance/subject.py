@@ -53,7 +53,7 @@ class Subject:
 
     def __init__(self, contexts: ContextFactory, kind: str, name: str, data_root: Path | None = None) -> None:
         self.contexts, self.kind, self.name, self.data_root = contexts, kind, name, data_root
-        self._made: dict[tuple[int, int, ClipShape], Distillation] = {}
+        self._made: dict[tuple[int, int, ClipShape], Distillation | Exception] = {}
 
     @property
     def info(self) -> PluginInfo:
@@ -65,11 +65,21 @@ class Subject:
         return self.contexts.create(self.kind, self.name)
 
     def distill(self, ipc: int, seed: int = 0, shape: ClipShape = SHAPE) -> Distillation:
-        """What a method makes for an IPC, seed and clip shape, once for all checks. Declines where the method does."""
+        """What a method makes for an IPC, seed and clip shape, once for all checks. Declines where the method does.
+
+        Where the method fails, the first check that asks fails with it, and the others decline.
+        """
         key = (ipc, seed, shape)
         if key not in self._made:
-            self._made[key] = self.distill_again(ipc, seed, shape)
-        return self._made[key]
+            try:
+                self._made[key] = self.distill_again(ipc, seed, shape)
+            except Exception as error:
+                self._made[key] = error
+                raise
+        made = self._made[key]
+        if isinstance(made, Exception):
+            raise made if isinstance(made, NotApplicable) else NotApplicable(f"there is no set to look at: {made}")
+        return made
 
     def distill_again(self, ipc: int, seed: int = 0, shape: ClipShape = SHAPE) -> Distillation:
         """The same by a new instance on a new split."""

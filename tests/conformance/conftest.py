@@ -1,19 +1,26 @@
-"""Conformance: every plugin that the registry knows is run on a tiny dataset and held to the contract. Given to plugin authors too.
+"""Conformance: every plugin that the registry knows is held to the contract on a tiny dataset, one test for each plugin and check.
 
     python -m pytest tests/conformance --plugin my_method.py --small 'my_method[iterations=3]' -k my_method
+
+``python -m harness check --plugin my_method.py`` runs the same checks without pytest.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.registry import Registry, parse_spec
-from tests.tiny import ContextFactory
+from harness.conformance import ContextFactory, Subject, checks
+from harness.names import parse_spec
+from harness.plugin import KINDS
+from harness.registry import Registry
 
 SMALL = Path(__file__).with_name("small.toml")
+REGISTRY = pytest.StashKey[Registry]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,35 +29,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data-root", default=None, metavar="DIR", help="where a dataset that is read from disk is tested")
 
 
-def load_registry(config: pytest.Config) -> Registry:
-    """The registry with the parameters that make plugins quick as defaults."""
-    small = tomllib.loads(SMALL.read_text(encoding="utf-8"))
-    defaults = {kind: dict(small.get(f"{kind}s", {})) for kind in ("method", "evaluator", "dataset", "asset")}
-    registry = Registry(config.getoption("--plugin", default=[]), defaults)
-    for spec in config.getoption("--small", default=[]):
-        name, params = parse_spec(spec)
-        for kind in defaults:
-            if name in registry.names(kind):
-                defaults[kind][name] = params
-    return registry
+def registry_of(config: pytest.Config) -> Registry:
+    """The registry with the plugin files of the command line, made once."""
+    if REGISTRY not in config.stash:
+        config.stash[REGISTRY] = Registry(config.getoption("--plugin", default=[]))
+    return config.stash[REGISTRY]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each plugin: an argument ``method_name``, ``evaluator_name`` ... runs over all names of that kind."""
-    for kind in ("method", "evaluator", "dataset", "asset"):
-        if f"{kind}_name" in metafunc.fixturenames:
-            metafunc.parametrize(f"{kind}_name", load_registry(metafunc.config).names(kind))
-    if "plugin_info" in metafunc.fixturenames:
-        registry = load_registry(metafunc.config)
-        infos = [info for kind in ("method", "evaluator", "dataset", "asset") for info in registry.infos(kind)]
-        metafunc.parametrize("plugin_info", infos, ids=lambda info: f"{info.kind}-{info.name}")
+    """``kind``, ``name`` and ``requirement`` run over all plugins and their checks."""
+    if "requirement" in metafunc.fixturenames:
+        registry = registry_of(metafunc.config)
+        cases = [
+            pytest.param(kind, info.name, check, id=f"{kind}-{info.name}-{check.name}", marks=[pytest.mark.slow] if check.slow else [])
+            for kind in KINDS
+            for info in registry.infos(kind)
+            for check in checks(kind)
+        ]
+        metafunc.parametrize(("kind", "name", "requirement"), cases)
 
 
 @pytest.fixture(scope="session")
 def registry(pytestconfig: pytest.Config) -> Registry:
-    return load_registry(pytestconfig)
+    return registry_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def contexts(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> ContextFactory:
-    return ContextFactory(registry, tmp_path_factory.mktemp("scratch"))
+def subject(registry: Registry, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Callable[[str, str], Subject]:
+    """The plugin of a kind and name, the same one for all of its checks."""
+    small: dict[str, dict[str, Any]] = {}
+    for section in tomllib.loads(SMALL.read_text(encoding="utf-8")).values():
+        small |= section
+    small |= dict(parse_spec(spec) for spec in pytestconfig.getoption("--small", default=[]))
+    root = pytestconfig.getoption("--data-root", default=None)
+    contexts = ContextFactory(registry, tmp_path_factory.mktemp("scratch"), small=small)
+    made: dict[tuple[str, str], Subject] = {}
+
+    def find(kind: str, name: str) -> Subject:
+        return made.setdefault((kind, name), Subject(contexts, kind, name, Path(root) if root else None))
+
+    return find

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
+
+from harness.store import Store
+from tests.conftest import Harness
 
 SPY = '''
 import gc, re, types
@@ -14,9 +15,6 @@ from harness import Budget, Context, DistilledSet, Split, method
 @method("spy")
 class Spy:
     """Looks at everything that can be reached from its arguments."""
-
-    def __init__(self, config):
-        pass
 
     def distill(self, train, budget, context):
         seen, splits, ids, todo = set(), 0, set(), [train, budget, context]
@@ -37,13 +35,13 @@ class Spy:
 '''
 
 
-def test_no_test_clip_is_in_reach_of_a_method(harness: Callable[..., object], tmp_path: Path) -> None:
+def test_no_test_clip_is_in_reach_of_a_method(harness: Harness, tmp_path: Path) -> None:
     plugin = tmp_path / "spy.py"
     plugin.write_text(SPY, encoding="utf-8")
     result = harness("run", "--methods", "spy", "--plugin", str(plugin), "--ipc", "1", "--seeds", "1")
-    assert result.returncode == 0, result.stdout + result.stderr  # type: ignore[attr-defined]
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in (tmp_path / "results" / "records").glob("*.json")]
-    (distilled,) = [r for r in records if r["kind"] == "distill"]
-    assert distilled["metrics"]["train_ids"] > 0
-    assert distilled["metrics"]["test_ids"] == 0
-    assert distilled["metrics"]["splits_in_reach"] == 1, "the training split, and no other"
+    assert result.returncode == 0, result.stdout + result.stderr
+    records, _ = Store(tmp_path / "results").read_records()
+    (distilled,) = [record for record in records.values() if record.kind == "distill"]
+    assert (distilled.metrics["train_ids"] or 0) > 0
+    assert distilled.metrics["test_ids"] == 0
+    assert distilled.metrics["splits_in_reach"] == 1, "the training split, and no other"
