@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from evaluators.sizes import is_small
+from evaluators.sizes import is_small, too_small
 from harness import evaluator
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -43,8 +43,7 @@ class C3DEvaluator:
             )
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        t, _, h, w = clip_shape
-        return None if t >= 2 and min(h, w) >= 16 else f"c3d needs 2 frames of 16x16 or more, the clips are {t}x{h}x{w}"
+        return too_small("c3d", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)

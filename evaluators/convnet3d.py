@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from evaluators.sizes import is_small
+from evaluators.sizes import is_small, too_small
 from harness import evaluator
 
 
@@ -34,8 +34,7 @@ class ConvNet3DEvaluator:
             raise ValueError(f"width must be 0 or more and depth 1 to 4, got width={self.width}, depth={self.depth}")
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        t, _, h, w = clip_shape
-        return None if t >= 2 and min(h, w) >= 16 else f"convnet3d needs 2 frames of 16x16 or more, the clips are {t}x{h}x{w}"
+        return too_small("convnet3d", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         width = self.width or (16 if is_small(clip_shape) else 64)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from evaluators.sizes import is_small
+from evaluators.sizes import is_small, too_small
 from harness import evaluator
 
 GROUPS = (
@@ -47,8 +47,7 @@ class I3DEvaluator:
             raise ValueError(f"width must be 0 or more and depth 0 to {len(GROUPS)}, got width={self.width}, depth={self.depth}")
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        t, _, h, w = clip_shape
-        return None if t >= 2 and min(h, w) >= 16 else f"i3d needs 2 frames of 16x16 or more, the clips are {t}x{h}x{w}"
+        return too_small("i3d", clip_shape)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         small = is_small(clip_shape)

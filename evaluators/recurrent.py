@@ -9,67 +9,61 @@ Frames below 43 pixels get 16 channels by default, and a GRU as wide as their 25
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 from torch import Tensor, nn
 
-from evaluators.sizes import SMALLEST_EXACT
+from evaluators.sizes import SMALLEST_EXACT, too_small
 from harness import evaluator
 
 CROP = 64
 
 
-@evaluator("cnn_gru")
-class CnnGru:
-    """CNN+GRU: a frame encoder and a one-layer GRU, averaged over time."""
+@dataclass(frozen=True)
+class CnnPlugin:
+    """The frame encoder with one of three memories; each is a plugin of its own."""
+
+    memory: ClassVar[Literal["gru", "lstm", "mean"]]
 
     width: int = 0
     """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
 
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise ValueError(f"width must be 0 or more, got {self.width}")
+
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        return needs_pixels("cnn_gru", clip_shape)
+        return too_small(f"cnn_{self.memory}", clip_shape, frames=1, pixels=8)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "gru")
+        return FrameNet(clip_shape, classes, self.width or (16 if has_small_frames(clip_shape) else 128), self.memory)
+
+
+@evaluator("cnn_gru")
+class CnnGru(CnnPlugin):
+    """CNN+GRU: a frame encoder and a one-layer GRU, averaged over time."""
+
+    memory = "gru"
 
 
 @evaluator("cnn_lstm")
-class CnnLstm:
+class CnnLstm(CnnPlugin):
     """CNN+LSTM: a frame encoder and a one-layer LSTM as wide as its features, averaged over time."""
 
-    width: int = 0
-    """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
-
-    def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        return needs_pixels("cnn_lstm", clip_shape)
-
-    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "lstm")
+    memory = "lstm"
 
 
 @evaluator("cnn_mean")
-class CnnMean:
+class CnnMean(CnnPlugin):
     """CNN+mean: frame features averaged over time, blind to the order of frames."""
 
-    width: int = 0
-    """Channels of the frame encoder; 0: 128 as released, 16 for frames below 43 pixels."""
-
-    def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        return needs_pixels("cnn_mean", clip_shape)
-
-    def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
-        return FrameNet(clip_shape, classes, self.width or default_width(clip_shape), "mean")
+    memory = "mean"
 
 
 def has_small_frames(clip_shape: tuple[int, int, int, int]) -> bool:
+    """Whether a side of the frames is below 43 pixels; the number of frames does not matter to these networks."""
     return min(clip_shape[2:]) < SMALLEST_EXACT[1]
-
-
-def default_width(clip_shape: tuple[int, int, int, int]) -> int:
-    return 16 if has_small_frames(clip_shape) else 128
-
-
-def needs_pixels(name: str, clip_shape: tuple[int, int, int, int]) -> str | None:
-    _, _, h, w = clip_shape
-    return None if min(h, w) >= 8 else f"{name} needs frames of 8x8 or more, the clips are {h}x{w}"
 
 
 class FrameNet(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from evaluators.sizes import too_small
 from harness import evaluator
 
 
@@ -35,8 +36,7 @@ class TsnEvaluator:
             raise ValueError(f"timm has no model {self.backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     def skip(self, clip_shape: tuple[int, int, int, int]) -> str | None:
-        _, _, h, w = clip_shape
-        return None if min(h, w) >= 32 else f"tsn needs frames of 32x32 or more, the clips are {h}x{w}"
+        return too_small("tsn", clip_shape, frames=1, pixels=32)
 
     def build(self, clip_shape: tuple[int, int, int, int], classes: int) -> nn.Module:
         return Tsn(clip_shape, classes, self.backbone, self.pooling, self.dropout)

@@ -29,8 +29,6 @@ from methods.pixels import denormalise, draw_batch, follow, random_embedding, re
 class DM:
     """Distribution matching: optimises pixels so that random networks embed them like real clips (WACV 2023)."""
 
-    native_labels = "hard"
-
     network: str = "convnet3d"
     """Evaluator that is drawn anew at every iteration to embed the clips."""
     iterations: int = 5000

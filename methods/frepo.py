@@ -21,10 +21,10 @@ label, moved back by its mean and cut to be positive; with hard labels they are 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Budget, Context, DistilledSet, Split, TaskError, method, normalise
+from harness import Budget, Context, DistilledSet, Embedding, Split, TaskError, method, normalise
 from methods.pixels import denormalise, follow, real_clips
 
 WARM_UP = 500
@@ -113,15 +113,13 @@ class PoolNetwork:
 
     def __init__(self, context: Context, method: FRePo) -> None:
         with context.device:
-            self.network: nn.Module = context.networks["psi"]().to(context.device).train()
-        if not hasattr(self.network, "embed"):
-            raise TaskError(f"{type(self.network).__name__} has no embed(clips): nothing can be regressed from its features")
+            network = context.networks["psi"]().to(context.device).train()
+        if not isinstance(network, Embedding):
+            raise TaskError(f"{type(network).__name__} has no embed(clips): nothing can be regressed from its features")
+        self.network, self.embed = network, network.embed
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=method.network_lr)
         self.lr = method.network_lr
         self.age = 0
-
-    def embed(self, clips: Tensor) -> Tensor:
-        return self.network.embed(clips)  # type: ignore[operator, no-any-return]
 
     def train_step(self, clips: Tensor, targets: Tensor) -> None:
         """One step of Adam on the squared error to the (learned) labels."""

@@ -19,5 +19,3 @@ class Full:
     """The whole training split, as the reference of relative accuracy."""
 
     reference = True
-    native_labels = "hard"
-

@@ -25,11 +25,10 @@ from methods.selection import embed_split, select_clips, too_few_clips
 class Herding:
     """Real clips whose mean feature follows the class mean (Welling 2009)."""
 
-    native_labels = "hard"
     deterministic = True
 
-    teacher: str = "convnet3d"
-    """Evaluator whose features are herded, trained on the full training split."""
+    teacher: str = ""
+    """Evaluator network whose features are herded, trained on the full training split; empty: the run's teacher."""
     unit_length: bool = False
     """Scale every feature to length 1 first, as DeepCore and iCaRL do; the video baseline does not."""
 

@@ -23,11 +23,10 @@ from methods.selection import embed_split, select_clips, too_few_clips
 class KCenter:
     """Real clips that cover their class in feature space (greedy k-center)."""
 
-    native_labels = "hard"
     deterministic = True
 
-    teacher: str = "convnet3d"
-    """Evaluator in whose features the distances are taken, trained on the full training split."""
+    teacher: str = ""
+    """Evaluator network in whose features distances are taken, trained on the full training split; empty: the run's teacher."""
     unit_length: bool = False
     """Scale every feature to length 1 first; the video baseline does not."""
 

@@ -25,12 +25,10 @@ from methods.selection import embed_split, select_clips, too_few_clips
 class KMeansReal:
     """The real clips nearest to each class's k-means centroids (MGD3's modes, without generation)."""
 
-    native_labels = "hard"
-
     space: Literal["teacher", "pixels"] = "teacher"
     """Cluster the features of a teacher, or the pixels (one class at a time in memory as float32)."""
-    teacher: str = "convnet3d"
-    """Evaluator whose features are clustered, trained on the full training split; unused in pixel space."""
+    teacher: str = ""
+    """Evaluator network whose features are clustered, trained on the full training split; empty: the run's teacher. Not used on pixels."""
     restarts: int = 1
     """k-means++ starts of which the best is kept; 1 is what scikit-learn's n_init="auto", as in MGD3, means."""
 

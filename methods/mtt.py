@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, asset, method, normalise
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, asset, method, normalise
 from methods.pixels import denormalise, follow, real_clips
 
 
@@ -79,7 +79,7 @@ class ExpertTrajectories:
 class MTT:
     """Trajectory matching: training on the distilled clips moves a network as the real clips do (CVPR 2022)."""
 
-    native_labels = "hard"
+    metrics = (Metric("synthetic_lr", doc="The learned rate alpha after the last iteration."),)
 
     network: str = "convnet3d"
     """Evaluator whose trajectories are matched."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness import Budget, Context, Split, TaskError, normalise
+from harness import Budget, Context, Embedding, Split, TaskError, normalise
 
 CURVE_POINTS = 50
 RUNAWAY = 1e4
@@ -32,10 +32,9 @@ def random_embedding(context: Context, network: str) -> Callable[[Tensor], Tenso
     """``embed`` of a declared network, freshly drawn from the device's global generator, whose parameters need no gradient."""
     with context.device:  # initialised where it is used: a network an iteration is too much to copy
         module = context.networks[network]().to(context.device).requires_grad_(False)
-    embed: Callable[[Tensor], Tensor] | None = getattr(module, "embed", None)
-    if embed is None:
+    if not isinstance(module, Embedding):
         raise TaskError(f"{type(module).__name__} has no embed(clips): distributions cannot be matched in its features")
-    return embed
+    return module.embed
 
 
 def draw_batch(train: Split, rows: Tensor, size: int, context: Context) -> Tensor:

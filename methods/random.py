@@ -21,8 +21,6 @@ from methods.selection import select_clips, too_few_clips
 class Random:
     """Real clips drawn uniformly, without replacement, from each class."""
 
-    native_labels = "hard"
-
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)
 

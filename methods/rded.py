@@ -30,8 +30,8 @@ class RDED:
 
     native_labels = "soft"
 
-    teacher: str = "convnet3d"
-    """Evaluator that scores and labels, trained on the full training split."""
+    teacher: str = ""
+    """Evaluator network that scores and labels, trained on the full training split; empty: the run's teacher."""
     pool: int = 70
     """Random videos of each class that are looked at (Video-DC: 70; Kinetics 100); all where a class has fewer."""
     crops: int = 5

@@ -1,6 +1,6 @@
 """VDSD on DM: still images carry what a video looks like, one-channel memories how it moves, a shared convolution joins them.
 
-Wang et al., "Dancing with Still Images: Video Distillation via Static-Dynamic Disentanglement" (VDSD), CVPR 2024. Stage 1 distils single
+Wang et al., "Dancing with Still Images: Video Distillation via Static-Dynamic Disentanglement" (VDSD), CVPR 2024. Stage 1 distills single
 frames into still images s by gradient matching (DC, Zhao et al., ICLR 2021). In stage 2 the images are frozen; dynamic memories d, one
 channel per frame, and the hallucinator H, a single 3x3x3 convolution for all classes, are learned by distribution matching of
 
@@ -36,8 +36,6 @@ from methods.pixels import denormalise, draw_batch, follow, random_embedding
 @method("vdsd_dm")
 class VDSD:
     """Static-dynamic disentanglement on distribution matching: still images, dynamic memories and one convolution (CVPR 2024)."""
-
-    native_labels = "hard"
 
     network: str = "convnet3d"
     """Evaluator that is drawn anew at every iteration of stage 2 to embed the clips."""
@@ -88,7 +86,7 @@ class VDSD:
         torch.manual_seed(context.seed)
         rows_of_class = [train.indices_of(label) for label in range(budget.classes)]
 
-        static = distil_frames(train, rows_of_class, budget, self, context)  # (classes, IPC, images, C, H, W)
+        static = distill_frames(train, rows_of_class, budget, self, context)  # (classes, IPC, images, C, H, W)
         dynamic = torch.randn(budget.classes, budget.ipc, self.dynamic_per_clip, t, 1, height, width, device=device)
         with device:
             hallucinator = nn.Conv3d(channels + 1, channels, kernel_size=3, padding=1)
@@ -146,7 +144,7 @@ def hallucinate(static: Tensor, dynamic: Tensor, weight: Tensor, bias: Tensor | 
     return F.conv3d(torch.cat([repeated, dynamic], 2).transpose(1, 2), weight, bias, padding=1).transpose(1, 2)
 
 
-def distil_frames(train: Split, rows_of_class: list[Tensor], budget: Budget, method: VDSD, context: Context) -> Tensor:
+def distill_frames(train: Split, rows_of_class: list[Tensor], budget: Budget, method: VDSD, context: Context) -> Tensor:
     """Stage 1, DC: images (classes, IPC, images, C, H, W), normalised, that give random 2-D networks the gradients of real frames."""
     _, channels, height, width = budget.clip_shape
     per_class = budget.ipc * method.static_per_clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from harness.data.base import Split
@@ -39,6 +40,7 @@ class Teacher:
 
     def load(self, tensors: dict[str, Tensor], context: Context) -> nn.Module:
         """The trained network on the context's device, in eval mode, without gradients to its parameters."""
-        model = context.networks["network"]()
+        with torch.random.fork_rng(devices=[]):  # its initialisation is thrown away
+            model = context.networks["network"]()
         model.load_state_dict(tensors)
         return place(model, context.device).eval().requires_grad_(False)

@@ -20,22 +20,28 @@ data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, method, predict_logits
+from methods.gvd.codec import Codec
+from methods.gvd.compose import place_runs
+from methods.gvd.guidance import Guidance
+from methods.gvd.pipelines import load_pipeline
+from methods.gvd.sampling import Sampling
 
-if TYPE_CHECKING:
-    from methods.gvd.codec import Codec
-    from methods.gvd.guidance import Guidance
+LABEL_BATCH = 16
+"""Clips that the teacher labels at a time, so that memory does not grow with the set."""
 
 
 @method("gvd")
 class GVD:
     """Guided video diffusion: latents are pulled to class-wise modes while they are denoised, several videos make one instance."""
+
+    metrics = (Metric("videos_generated", unit="count", doc="Videos that the diffusion model made for the set."),)
 
     guidance: float = 0.1
     """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
@@ -57,8 +63,8 @@ class GVD:
     """Videos that give their frames to one instance (MVIC); 1: off."""
     soft: bool = True
     """Store the teacher's logits with the set."""
-    teacher: str = "convnet3d"
-    """Evaluator network of the teacher, trained on the full training split."""
+    teacher: str = ""
+    """Evaluator network of the teacher, trained on the full training split; empty: the run's teacher."""
     cfg: float = 2.5
     """Scale of classifier-free guidance; 1: off, and half the time."""
     sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
@@ -67,18 +73,16 @@ class GVD:
     """Denoising steps."""
     shift: float = 3.0
     """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
-    backbone: str = "trained"
+    backbone: Path | str = "trained"
     """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
     prompt: str = "a video of {}"
     """What a pretrained pipeline is asked for; {} is the class name."""
     resolution: int = 0
     """Height and width at which a pretrained pipeline works; 0: its own."""
-    codec: str = "patch"
+    codec: Path | str = "patch"
     """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
     batch: int = 12
     """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
-    quality: bool = True
-    """Measure the set in the teacher's features: recognised, diverse, covering, Frechet distance, motion."""
 
     def __post_init__(self) -> None:
         if self.compose < 1 or self.steps < 1 or self.batch < 1:
@@ -100,10 +104,8 @@ class GVD:
         needed = {}
         if self.backbone == "trained":
             needed["backbone"] = Asset("video_diffusion", {"codec": self.codec})
-        if self.soft or self.quality or self.features == "teacher":
+        if self.soft or self.features == "teacher":
             needed["teacher"] = Asset("teacher", {"evaluator": self.teacher})
-        if self.quality:
-            needed["reference"] = Asset("feature_reference", {"teacher": self.teacher})
         return needed
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
@@ -113,10 +115,6 @@ class GVD:
         return None
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        from methods.gvd.compose import place_runs
-        from methods.gvd.quality import label_clips, measure_quality
-        from methods.gvd.sampling import Sampling
-
         backbone = self._backbone(context)
         guidance, start = self._guidance()
         how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
@@ -130,16 +128,11 @@ class GVD:
             place_runs(clips, backbone.codec.decode(latents).cpu(), done, self.compose)
             done += len(modes)
             context.progress(done, total)
-        logits = label_clips(context.assets["teacher"], clips, context) if self.soft or self.quality else None
-        if self.quality and logits is not None:
-            teacher, reference = context.assets["teacher"], context.assets["reference"]
-            context.metrics.update(measure_quality(clips, labels, logits, teacher, reference, context))
         context.metrics["videos_generated"] = float(total)
-        return DistilledSet.of_clips(clips, labels, logits if self.soft else None)
+        return DistilledSet.of_clips(clips, labels, label_clips(context.assets["teacher"], clips, context) if self.soft else None)
 
     def _guidance(self) -> tuple[Guidance, float]:
         """The guidance, and the fraction of the steps to do."""
-        from methods.gvd.guidance import Guidance
         if self.init == "mode":
             return Guidance(0.0), self.init_level
         return Guidance(self.guidance, self.w_end, self.decay, self.stop), 1.0
@@ -148,14 +141,12 @@ class GVD:
         """What generates: the asset that was trained here, or a pretrained pipeline."""
         if self.backbone == "trained":
             return context.assets["backbone"]
-        from methods.gvd.pipelines import load_pipeline
-
-        return load_pipeline(self.backbone, context.info, self.prompt, self.resolution, context.device)
+        return load_pipeline(str(self.backbone), context.info, self.prompt, self.resolution, context.device)
 
     def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
-        from methods.gvd.modes import find_modes
-        from methods.gvd.quality import label_clips
+        from methods.gvd.modes import find_modes  # imports scikit-learn
+
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         for label in range(budget.classes):
             features = None
@@ -170,3 +161,9 @@ class GVD:
                 waiting, classes = waiting[self.batch :], classes[self.batch :]
         if len(waiting):
             yield waiting, classes
+
+
+def label_clips(teacher: nn.Module, clips: Tensor | Split, context: Context) -> Tensor:
+    """The teacher's logits (N, classes) of clips (N, T, C, H, W), in small batches."""
+    protocol = context.protocol.model_copy(update={"test_batch": min(LABEL_BATCH, context.protocol.test_batch)})
+    return predict_logits(teacher, clips, protocol, context.device)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from harness import Context, Split, asset
+from harness import Context, Metric, Split, asset
 from methods.gvd.shipped import shipped_tensors
 
 BATCH = 64
@@ -107,7 +108,11 @@ def load_codec(tensors: dict[str, Tensor], clip_shape: tuple[int, int, int, int]
 class LatentCodec:
     """A codec between clips and latents: linear patches, a small autoencoder trained here, or a pretrained one."""
 
-    kind: str = "patch"
+    metrics = (
+        Metric("reconstruction_rmse", better="lower", doc="Root mean square error of clips after the codec, in units of black to white."),
+    )
+
+    kind: Path | str = "patch"
     """patch: principal components of patches, fitted in seconds; identity: pixels; autoencoder: a small AutoencoderKL trained on the
     split; anything else: a diffusers autoencoder (image or video), a local folder or hub id."""
     patch: int = 0
@@ -122,11 +127,10 @@ class LatentCodec:
     """autoencoder: channels of its first level."""
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
-        """The codec's tensors. Records the reconstruction error on held-out clips (root mean square, in units of black to white)."""
+        """The codec's tensors. Records the reconstruction error of evenly spaced training clips."""
         tensors = self._tensors(train, context)
         codec = load_codec(tensors, train.info.clip_shape, context.device)
         context.metrics["reconstruction_rmse"] = reconstruction_error(codec, train, context.device)
-        context.metrics["latent_values"] = float(math.prod(codec.latent_shape))
         return tensors
 
     def load(self, tensors: dict[str, Tensor], context: Context) -> Codec:
@@ -143,7 +147,7 @@ class LatentCodec:
         if self.kind != "patch":
             from methods.gvd.vae import describe_pretrained
 
-            return {"pretrained": torch.tensor(list(describe_pretrained(self.kind).encode()), dtype=torch.uint8)}
+            return {"pretrained": torch.tensor(list(describe_pretrained(str(self.kind)).encode()), dtype=torch.uint8)}
         if self == LatentCodec():
             shipped = shipped_tensors(train.info.digest)
             if shipped is not None:

@@ -7,10 +7,13 @@ Reported by no paper: MGD3 (arXiv 2505.18963) and GVD (arXiv 2507.22360) show ge
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from methods.gvd.codec import BATCH
 from methods.selection import select_clips, too_few_clips
 
 
@@ -18,9 +21,7 @@ from methods.selection import select_clips, too_few_clips
 class CodecRandom:
     """Real clips drawn uniformly, encoded and decoded by a codec of GVD: the control for its latents."""
 
-    native_labels = "hard"
-
-    codec: str = "patch"
+    codec: Path | str = "patch"
     """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
@@ -30,8 +31,6 @@ class CodecRandom:
         return too_few_clips(info, budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        from methods.gvd.codec import BATCH
-
         def choose(rows: Tensor) -> Tensor:
             return rows[torch.randperm(len(rows), generator=context.generator)[: budget.ipc]]
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Decay = Literal["linear", "none", "cosine"]
-Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 DECAYS = ("linear", "none", "cosine")
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from harness import Split
 from methods.gvd.codec import BATCH, Codec, encode_in_parts
 
-SOURCES = ("kmeans", "real", "random", "gmm")
 FIT_BYTES = 256 << 20
 """A class whose latents need more than this as float32 is clustered by mini-batches, so that memory does not grow with the class."""
 MIXTURE_DIMENSIONS = 32

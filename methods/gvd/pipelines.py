@@ -19,7 +19,6 @@ from methods.gvd.guidance import Guidance, GuidedScheduler
 from methods.gvd.sampling import Sampling
 from methods.gvd.vae import AutoencoderCodec, LatentSpace, missing_model
 
-SUPPORTED = ("LattePipeline", "WanPipeline", "CogVideoXPipeline", "AnimateDiffPipeline")
 EXAMPLE = "maxin-cn/Latte-1"
 
 
@@ -94,7 +93,7 @@ def load_pipeline(path: str, info: DatasetInfo, template: str, resolution: int, 
     except OSError as error:
         raise TaskError(missing_model("backbone", path, EXAMPLE)) from error
     if type(pipe).__name__ not in FAMILIES:
-        raise TaskError(f"backbone={path!r} is a {type(pipe).__name__}; valid: {', '.join(SUPPORTED)}")
+        raise TaskError(f"backbone={path!r} is a {type(pipe).__name__}; valid: {', '.join(FAMILIES)}")
     return PipelineBackbone(pipe, info, template, resolution, device)
 
 

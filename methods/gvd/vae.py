@@ -210,9 +210,10 @@ def train_autoencoder(train: Split, context: Context, steps: int, width: int) ->
 
 
 def load_trained_codec(tensors: dict[str, Tensor], clip_shape: tuple[int, int, int, int], device: torch.device) -> AutoencoderCodec:
-    """The codec of ``train_autoencoder``."""
+    """The codec of ``train_autoencoder``. The global random state is left as it was."""
     facts = unpack_json(tensors["autoencoder"])
-    vae = small_autoencoder(facts["width"])
+    with torch.random.fork_rng(devices=[]):
+        vae = small_autoencoder(facts["width"])
     vae.load_state_dict({name.removeprefix("vae."): t.float() for name, t in tensors.items() if name.startswith("vae.")})
     vae.register_to_config(scaling_factor=facts["scaling_factor"], shift_factor=facts["shift_factor"])
     return fit_codec(LatentSpace(vae.to(device)), clip_shape)

@@ -67,7 +67,7 @@ def test_published_8x64x64_variant() -> None:
 @pytest.mark.parametrize("shape", [(8, 1, 32, 32), (2, 1, 16, 16), (4, 3, 64, 64), (8, 3, 42, 100), (8, 3, 43, 43), (16, 3, 65, 65)])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_adapts_to_small_clips(shape: tuple[int, int, int, int], depth: int) -> None:
-    plugin = ConvNet3DEvaluator(ConvNet3DEvaluator.Config(width=4, depth=depth))
+    plugin = ConvNet3DEvaluator(width=4, depth=depth)
     assert plugin.skip(shape) is None
     model = plugin.build(shape, 3)
     clips = torch.randn(2, *shape)
@@ -79,8 +79,8 @@ def test_adapts_to_small_clips(shape: tuple[int, int, int, int], depth: int) -> 
 
 
 def test_too_small_clips_are_skipped_with_the_reason() -> None:
-    plugin = ConvNet3DEvaluator(ConvNet3DEvaluator.Config())
+    plugin = ConvNet3DEvaluator()
     assert plugin.skip((1, 3, 112, 112)) == "convnet3d needs 2 frames of 16x16 or more, the clips are 1x112x112"
     assert plugin.skip((8, 3, 8, 8)) is not None
     with pytest.raises(ValueError, match="depth 1 to 4"):
-        ConvNet3DEvaluator.Config(depth=5)
+        ConvNet3DEvaluator(depth=5)

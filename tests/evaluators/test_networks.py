@@ -97,7 +97,13 @@ def test_width_makes_it_smaller_and_depth_counts(name: str) -> None:
     assert sizes[0] > sizes[1] != sizes[2]
 
 
-@pytest.mark.parametrize("spec", ["c3d[depth=6]", "i3d[width=-1]", "slowfast[width=12]", "tsn[backbone=resnet17]", "tsn[pooling=max]"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "c3d[depth=6]", "i3d[width=-1]", "i3d_r50[depth=5]", "r2plus1d[width=-8]", "slowfast[width=12]", "x3d[depth=-1]", "mvit[width=-1]",
+        "cnn_gru[width=-1]", "tsn[backbone=resnet17]", "tsn[pooling=max]",
+    ],
+)  # fmt: skip
 def test_bad_parameters_are_usage_errors(spec: str) -> None:
     with pytest.raises(UsageError, match=spec.partition("[")[0]):
         REGISTRY.resolve("evaluator", spec)

@@ -24,7 +24,7 @@ def contexts(tmp_path: Path) -> ContextFactory:
 
 
 def distill(contexts: ContextFactory, train: Split, ipc: int = 1, seed: int = 0, **config: object) -> tuple[DistilledSet, list[float]]:
-    method = DM(DM.Config(network=NETWORK, **config))  # type: ignore[arg-type]
+    method = DM(network=NETWORK, **config)  # type: ignore[arg-type]
     context = contexts(method, train, seed)
     result = method.distill(train, Budget(ipc, train.info.clip_shape, 3), context)
     return result, [loss for _, loss in context.curves.get("matching_loss", [])]
@@ -50,7 +50,7 @@ def test_starts_from_distinct_real_clips(contexts: ContextFactory) -> None:
 
 def test_more_than_a_class_holds_starts_from_repeated_clips(contexts: ContextFactory) -> None:
     train = tiny_split(per_class=2)
-    method = DM(DM.Config(network=NETWORK))
+    method = DM(network=NETWORK)
     clips, labels = real_clips(train, Budget(5, SHAPE, 3), contexts(method, train))
     assert clips.shape == (15, *SHAPE)
     assert labels.bincount().tolist() == [5, 5, 5]
@@ -59,7 +59,7 @@ def test_more_than_a_class_holds_starts_from_repeated_clips(contexts: ContextFac
 def test_one_step_is_sgd_on_the_written_loss(contexts: ContextFactory) -> None:
     """The whole class as real batch, so that nothing but the network is drawn: compare with the gradient of the formula."""
     train = tiny_split()
-    method = DM(DM.Config(network=NETWORK, iterations=1, lr=2.0, real_batch=100))
+    method = DM(network=NETWORK, iterations=1, lr=2.0, real_batch=100)
     context = contexts(method, train, seed=5)
     torch.manual_seed(5)
     start, _ = real_clips(train, Budget(2, SHAPE, 3), contexts(method, train, seed=5))
@@ -102,4 +102,4 @@ def test_divergence_is_one_clear_sentence(contexts: ContextFactory) -> None:
 
 def test_unfit_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="dm takes iterations >= 0, lr > 0"):
-        DM.Config(lr=0.0)
+        DM(lr=0.0)

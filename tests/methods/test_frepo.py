@@ -47,8 +47,8 @@ def test_logits_give_back_the_label() -> None:
 
 
 def test_networks_age_at_the_warm_up_rate(contexts: ContextFactory) -> None:
-    method = FRePo(FRePo.Config(NETWORK, network_lr=0.01))
-    member = PoolNetwork(contexts(method, tiny_split(SHAPE)), method.config)
+    method = FRePo(NETWORK, network_lr=0.01)
+    member = PoolNetwork(contexts(method, tiny_split(SHAPE)), method)
     clips, targets = torch.randn(3, *SHAPE), centred(torch.arange(3), 3)
     before = [p.clone() for p in member.network.parameters()]
     member.train_step(clips, targets)
@@ -62,7 +62,7 @@ def test_regression_improves_and_labels_are_learned(contexts: ContextFactory) ->
     train, budget = tiny_split(SHAPE, per_class=8), Budget(1, SHAPE, 3)
     losses = {}
     for lr in (1e-9, 0.02):
-        method = FRePo(FRePo.Config(NETWORK, pool=2, max_age=10, iterations=60, lr=lr, label_lr=lr, real_batch=24))
+        method = FRePo(NETWORK, pool=2, max_age=10, iterations=60, lr=lr, label_lr=lr, real_batch=24)
         context = contexts(method, train)
         stored = method.distill(train, budget, context)
         losses[lr] = [value for _, value in context.curves["regression_loss"]]
@@ -74,7 +74,7 @@ def test_regression_improves_and_labels_are_learned(contexts: ContextFactory) ->
 
 def test_fixed_labels_stay_one_hot(contexts: ContextFactory) -> None:
     train = tiny_split(SHAPE)
-    method = FRePo(FRePo.Config(NETWORK, pool=1, iterations=2, label_lr=0.0, real_batch=8))
+    method = FRePo(NETWORK, pool=1, iterations=2, label_lr=0.0, real_batch=8)
     stored = method.distill(train, Budget(1, SHAPE, 3), contexts(method, train))
     assert stored.soft_labels is not None
     torch.testing.assert_close(stored.soft_labels, as_logits(centred(torch.arange(3), 3)))

@@ -12,10 +12,11 @@ from harness.budget import Budget, audit
 from harness.errors import TaskError
 from harness.plugin import Context
 from harness.protocol import TrainingProtocol
+from harness.registry import Registry
 from methods.gvd import GVD
 from methods.gvd.codec import LatentCodec
 from methods.gvd.guidance import Guidance
-from methods.gvd.pipelines import FAMILIES, SUPPORTED, adapt_scheduler, load_pipeline, readable
+from methods.gvd.pipelines import FAMILIES, adapt_scheduler, load_pipeline, readable
 from methods.gvd.sampling import Sampling
 from methods.gvd.vae import LatentSpace
 from tests.tiny import tiny_split
@@ -135,13 +136,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_supported_family_is_tested() -> None:
-    assert set(BUILDERS) == set(FAMILIES) == set(SUPPORTED)
+    assert set(BUILDERS) == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gvd_with_a_pretrained_pipeline(family: str, saved: dict[str, Path], tmp_path: Path) -> None:
     """The whole method: modes by the pipeline's autoencoder, guided generation, composition, clips of the budget's size."""
-    method = GVD(GVD.Config(backbone=str(saved[family]), steps=2, compose=2, soft=False, quality=False, resolution=16, sampler="ddim"))
+    method = GVD(backbone=str(saved[family]), steps=2, compose=2, soft=False, resolution=16, sampler="ddim")
     assert method.assets(TRAIN.info) == {}
     budget = Budget(1, TRAIN.info.clip_shape, 2)
     stored = method.distill(TRAIN, budget, make_context(tmp_path))
@@ -149,7 +150,7 @@ def test_gvd_with_a_pretrained_pipeline(family: str, saved: dict[str, Path], tmp
     assert audit(stored, budget)["frames_stored"] == 16
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_guidance_reaches_the_pipeline(family: str, saved: dict[str, Path]) -> None:
     """Scale 0 is the pipeline alone; the distance to the modes falls with the scale, and ends at them with scale 1."""
     backbone = load_pipeline(str(saved[family]), TRAIN.info, "a video of {}", 16, CPU)
@@ -192,7 +193,7 @@ def test_pretrained_autoencoders_are_codecs(build: Any, frames: int, tmp_path: P
     torch.manual_seed(0)
     vae = build()
     vae.save_pretrained(tmp_path)
-    asset = LatentCodec(LatentCodec.Config(kind=str(tmp_path)))
+    asset = LatentCodec(kind=str(tmp_path))
     context = make_context(tmp_path)
     codec = asset.load(asset.build(TRAIN, context), context)
     latents = codec.encode(TRAIN.clips())
@@ -201,6 +202,30 @@ def test_pretrained_autoencoders_are_codecs(build: Any, frames: int, tmp_path: P
     decoded = codec.decode(latents)
     assert decoded.shape == TRAIN.clips().shape and decoded.dtype == torch.uint8
     assert 0 < float(context.metrics["reconstruction_rmse"] or 0) < 1
+
+
+NAMED = [("method", "gvd", "backbone"), ("method", "gvd", "codec"), ("method", "codec_random", "codec"), ("asset", "latent_codec", "kind")]
+"""Parameters that name a folder, a model of a hub, or something that is built in."""
+
+
+@pytest.mark.parametrize(("kind", "plugin", "field"), NAMED)
+def test_replaced_weights_are_another_key(kind: str, plugin: str, field: str, tmp_path: Path) -> None:
+    registry = Registry()
+    (tmp_path / "weights").write_bytes(b"old")
+    before = registry.resolve(kind, f"{plugin}[{field}={tmp_path}]").spec
+    (tmp_path / "weights").write_bytes(b"new")
+    after = registry.resolve(kind, f"{plugin}[{field}={tmp_path}]").spec
+    assert before.keyed(code=False) != after.keyed(code=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugin", "field"), [("method", "gvd", "backbone"), ("method", "gvd", "codec"), ("asset", "latent_codec", "kind")]
+)
+@pytest.mark.parametrize("name", ["trained", "patch", "maxin-cn/Latte-1"])
+def test_names_stay_names(kind: str, plugin: str, field: str, name: str) -> None:
+    resolved = Registry().resolve(kind, f"{plugin}[{field}={name}]")
+    assert resolved.spec.params[field] == getattr(resolved.create(), field) == name
+    assert resolved.spec.files == {}
 
 
 def test_latents_are_the_scaled_posterior_mean() -> None:
@@ -213,10 +238,10 @@ def test_latents_are_the_scaled_posterior_mean() -> None:
 
 def test_a_small_autoencoder_is_trained(tmp_path: Path) -> None:
     context = make_context(tmp_path)
-    asset = LatentCodec(LatentCodec.Config(kind="autoencoder", steps=40, width=8))
+    asset = LatentCodec(kind="autoencoder", steps=40, width=8)
     tensors = asset.build(TRAIN, context)
     assert context.curves["loss"][-1][0] == 40
-    untrained = LatentCodec(LatentCodec.Config(kind="autoencoder", steps=1, width=8))
+    untrained = LatentCodec(kind="autoencoder", steps=1, width=8)
     before = make_context(tmp_path)
     untrained.build(TRAIN, before)
     assert context.metrics["reconstruction_rmse"] < 0.9 * before.metrics["reconstruction_rmse"]  # type: ignore[operator]
@@ -229,7 +254,7 @@ def test_missing_models_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(TaskError, match="huggingface-cli download maxin-cn/Latte-1"):
         load_pipeline(str(tmp_path / "nothing"), TRAIN.info, "{}", 0, CPU)
     with pytest.raises(TaskError, match=r"config.json is in neither"):
-        LatentCodec(LatentCodec.Config(kind=str(tmp_path / "nothing"))).build(TRAIN, make_context(tmp_path))
+        LatentCodec(kind=str(tmp_path / "nothing")).build(TRAIN, make_context(tmp_path))
 
 
 def test_other_pipelines_are_refused(tmp_path: Path) -> None:
@@ -243,7 +268,7 @@ def test_other_pipelines_are_refused(tmp_path: Path) -> None:
 
 
 def test_pipelines_start_from_noise(saved: dict[str, Path], tmp_path: Path) -> None:
-    method = GVD(GVD.Config(backbone=str(saved["LattePipeline"]), init="mode", steps=2, soft=False, quality=False, resolution=16))
+    method = GVD(backbone=str(saved["LattePipeline"]), init="mode", steps=2, soft=False, resolution=16)
     with pytest.raises(TaskError, match="leave init=noise"):
         method.distill(TRAIN, Budget(1, TRAIN.info.clip_shape, 2), make_context(tmp_path))
 

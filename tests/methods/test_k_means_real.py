@@ -31,7 +31,7 @@ def test_k_one_is_the_clip_nearest_to_the_mean() -> None:
 
 def test_pixel_space_needs_no_teacher_and_gives_real_clips(tmp_path: Path) -> None:
     train = tiny_split()
-    method = KMeansReal(KMeansReal.Config(space="pixels"))
+    method = KMeansReal(space="pixels")
     assert method.assets(train.info) == {}
     context = ContextFactory(Registry(), tmp_path)(method, train)
     result = method.distill(train, Budget(2, SHAPE, 3), context)

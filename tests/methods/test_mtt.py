@@ -25,7 +25,7 @@ def contexts(tmp_path: Path) -> ContextFactory:
 
 def test_experts_are_plain_sgd_epoch_by_epoch(contexts: ContextFactory) -> None:
     train = tiny_split(SHAPE)
-    plugin = ExpertTrajectories(ExpertTrajectories.Config(network=NETWORK, experts=2, epochs=3, lr=0.1, batch=100))
+    plugin = ExpertTrajectories(network=NETWORK, experts=2, epochs=3, lr=0.1, batch=100)
     context = contexts(plugin, train)
     paths = plugin.load(plugin.build(train, context), context)
     network = context.networks["theta"]()
@@ -40,7 +40,7 @@ def test_experts_are_plain_sgd_epoch_by_epoch(contexts: ContextFactory) -> None:
 
 
 def test_forward_is_the_network_at_theta(contexts: ContextFactory) -> None:
-    plugin = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1))
+    plugin = MTT(network=NETWORK, experts=1, start_epochs=1)
     network = contexts(plugin, tiny_split(SHAPE)).networks["theta"]().eval()
     clips = torch.randn(2, *SHAPE)
     assert torch.equal(forward(network, flatten(network), clips), network(clips))
@@ -49,7 +49,7 @@ def test_forward_is_the_network_at_theta(contexts: ContextFactory) -> None:
 def test_the_real_split_matches_its_own_trajectory(contexts: ContextFactory) -> None:
     """Distilled = the whole training split, one full-batch step at the experts' rate: the distance is zero and nothing moves."""
     train = tiny_split(SHAPE, per_class=4)
-    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=2, student_steps=1, iterations=4, lr=1.0))
+    method = MTT(network=NETWORK, experts=1, start_epochs=2, student_steps=1, iterations=4, lr=1.0)
     context = contexts(method, train)
     result = method.distill(train, Budget(4, SHAPE, 3), context)
     assert all(value < 1e-6 for _, value in context.curves["matching_loss"])
@@ -62,7 +62,7 @@ def test_the_real_split_matches_its_own_trajectory(contexts: ContextFactory) -> 
 def test_the_pixel_gradient_goes_through_all_student_steps(contexts: ContextFactory) -> None:
     """One iteration against finite differences of the written loss, in double precision."""
     train = tiny_split(SHAPE, per_class=3)
-    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1, student_steps=3, iterations=1, lr=1.0, student_lr=0.3))
+    method = MTT(network=NETWORK, experts=1, start_epochs=1, student_steps=3, iterations=1, lr=1.0, student_lr=0.3)
     start, labels = real_clips(train, Budget(1, SHAPE, 3), contexts(method, train))
     context = contexts(method, train)
     moved = method.distill(train, Budget(1, SHAPE, 3), context)
@@ -88,7 +88,7 @@ def test_the_pixel_gradient_goes_through_all_student_steps(contexts: ContextFact
 def test_matching_comes_closer_to_the_target(contexts: ContextFactory) -> None:
     train = tiny_split(SHAPE)
     still, moved = (
-        MTT(MTT.Config(NETWORK, experts=2, start_epochs=1, target_epochs=4, student_steps=4, iterations=60, lr=lr, student_lr_lr=1e-12))
+        MTT(NETWORK, experts=2, start_epochs=1, target_epochs=4, student_steps=4, iterations=60, lr=lr, student_lr_lr=1e-12)
         for lr in (1e-9, 1.0)
     )
     losses = []
@@ -101,7 +101,7 @@ def test_matching_comes_closer_to_the_target(contexts: ContextFactory) -> None:
 
 
 def test_batches_cover_the_set_before_they_repeat(contexts: ContextFactory) -> None:
-    method = MTT(MTT.Config(network=NETWORK, experts=1, start_epochs=1, student_steps=5, student_batch=4))
-    batches = draw_batches(10, method.config, contexts(method, tiny_split(SHAPE)))
+    method = MTT(network=NETWORK, experts=1, start_epochs=1, student_steps=5, student_batch=4)
+    batches = draw_batches(10, method, contexts(method, tiny_split(SHAPE)))
     assert [len(b) for b in batches] == [4, 4, 2, 4, 4]
     assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10))

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from harness.budget import Budget
-from harness.plugin import NoConfig
 from harness.registry import Registry
 from methods.random import Random
 from tests.tiny import SHAPE, ContextFactory, tiny_split
@@ -13,7 +12,7 @@ from tests.tiny import SHAPE, ContextFactory, tiny_split
 
 def test_uniform_without_replacement(tmp_path: Path) -> None:
     train = tiny_split((2, 1, 4, 4), classes=2, per_class=5)
-    contexts, method = ContextFactory(Registry(), tmp_path), Random(NoConfig())
+    contexts, method = ContextFactory(Registry(), tmp_path), Random()
     every_clip = train.clips()
     counts = torch.zeros(len(train))
     draws = 400
@@ -30,7 +29,7 @@ def test_uniform_without_replacement(tmp_path: Path) -> None:
 
 def test_ipc_up_to_the_whole_class_and_no_further(tmp_path: Path) -> None:
     train = tiny_split(per_class=4)
-    contexts, method = ContextFactory(Registry(), tmp_path), Random(NoConfig())
+    contexts, method = ContextFactory(Registry(), tmp_path), Random()
     result = method.distill(train, Budget(4, SHAPE, 3), contexts(method, train))
     assert result.clips is not None
     assert sorted(c.sum().item() for c in result.clips) == sorted(c.sum().item() for c in train.clips())

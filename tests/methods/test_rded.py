@@ -24,17 +24,12 @@ class Brightness(nn.Module):
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    plain = RDED(RDED.Config())
-    contexts = ContextFactory(Registry(), tmp_path)
-    plain.assets = lambda info: {}  # type: ignore[method-assign]
-    context = contexts(plain, tiny_split())
-    context.assets = {"teacher": Brightness()}
-    return context
+    return ContextFactory(Registry(), tmp_path).bare(tiny_split(), assets={"teacher": Brightness()})
 
 
 def test_keeps_the_videos_and_crops_the_teacher_is_surest_of(context: Context) -> None:
     train = tiny_split(per_class=6)
-    result = RDED(RDED.Config(crops=30, smallest_crop=0.1)).distill(train, Budget(2, SHAPE, 3), context)
+    result = RDED(crops=30, smallest_crop=0.1).distill(train, Budget(2, SHAPE, 3), context)
     assert result.clips is not None
     assert result.labels.tolist() == [0, 0, 1, 1, 2, 2]
     light = result.clips.float().mean(dim=(1, 2, 3, 4))
@@ -44,7 +39,7 @@ def test_keeps_the_videos_and_crops_the_teacher_is_surest_of(context: Context) -
 
 
 def test_labels_are_the_teachers_logits_of_the_stored_clips(context: Context) -> None:
-    result = RDED(RDED.Config(crops=2)).distill(tiny_split(), Budget(1, SHAPE, 3), context)
+    result = RDED(crops=2).distill(tiny_split(), Budget(1, SHAPE, 3), context)
     assert result.clips is not None
     assert result.soft_labels is not None
     expected = Brightness()((result.clips.float() / 255 - 0.5) / 0.5)
@@ -55,7 +50,7 @@ def test_labels_are_the_teachers_logits_of_the_stored_clips(context: Context) ->
 def test_whole_frames_of_the_pool_without_crops(context: Context) -> None:
     """A crop of everything is the clip itself; with a pool of all videos the brightest of class 0 must win."""
     train = tiny_split()
-    result = RDED(RDED.Config(crops=1, smallest_crop=1.0)).distill(train, Budget(1, SHAPE, 3), context)
+    result = RDED(crops=1, smallest_crop=1.0).distill(train, Budget(1, SHAPE, 3), context)
     assert result.clips is not None
     rows = train.indices_of(0)
     brightest = train.clips(rows).float().mean(dim=(1, 2, 3, 4)).argmax()
@@ -65,7 +60,7 @@ def test_whole_frames_of_the_pool_without_crops(context: Context) -> None:
 
 def test_flips_only_where_they_keep_the_label(context: Context) -> None:
     train = tiny_split()
-    method = RDED(RDED.Config(crops=8, smallest_crop=1.0))
+    method = RDED(crops=8, smallest_crop=1.0)
     ramp = torch.arange(32, dtype=torch.uint8).expand(1, *SHAPE) * 8
     teacher = nn.Sequential()
     teacher.forward = lambda clips: torch.stack([clips[..., 0].mean((1, 2, 3)), clips[..., -1].mean((1, 2, 3))], 1)  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from torch import nn
 from harness.budget import Budget, audit, charged_frames
 from harness.registry import Registry
 from methods.pixels import denormalise
-from methods.vdsd_dm import VDSD, distil_frames, draw_frames, frame_network, gradient_distance, hallucinate
+from methods.vdsd_dm import VDSD, distill_frames, draw_frames, frame_network, gradient_distance, hallucinate
 from tests.tiny import ContextFactory, tiny_split
 
 SHAPE = (4, 3, 16, 16)
@@ -47,7 +47,7 @@ def test_frame_network_has_the_parameters_of_dc() -> None:
 
 def test_stores_and_is_charged_for_images_memories_and_hallucinator(contexts: ContextFactory) -> None:
     train, budget = tiny_split(SHAPE), Budget(2, SHAPE, 3)
-    method = VDSD(VDSD.Config(NETWORK, dynamic_per_clip=1, static_iterations=1, static_width=4, iterations=1, real_batch=4))
+    method = VDSD(NETWORK, dynamic_per_clip=1, static_iterations=1, static_width=4, iterations=1, real_batch=4)
     stored = method.distill(train, budget, contexts(method, train))
     assert stored.clips is None
     planes = 6 * (2 * 3 + 1 * 4) * 16 * 16
@@ -60,7 +60,7 @@ def test_stores_and_is_charged_for_images_memories_and_hallucinator(contexts: Co
 
 def test_every_pair_of_a_clip_is_made(contexts: ContextFactory) -> None:
     train, budget = tiny_split((8, 3, 16, 16)), Budget(1, (8, 3, 16, 16), 3)
-    method = VDSD(VDSD.Config(NETWORK, static_iterations=0, iterations=0))
+    method = VDSD(NETWORK, static_iterations=0, iterations=0)
     stored = method.distill(train, budget, contexts(method, train))
     clips = method.materialise(dict(stored.tensors))
     weight, bias = stored.tensors["hallucinator.weight"], stored.tensors["hallucinator.bias"]
@@ -76,20 +76,20 @@ def test_every_pair_of_a_clip_is_made(contexts: ContextFactory) -> None:
 def test_says_why_gray_clips_do_not_fit() -> None:
     gray = Budget(1, (8, 1, 32, 32), 12)
     info = tiny_split().info
-    reason = VDSD(VDSD.Config()).skip(info, gray)
+    reason = VDSD().skip(info, gray)
     assert reason is not None
     assert str(4 * ((2 + 16) * 12 * 1024 + 55)) in reason
     assert str(gray.bytes) in reason
-    assert VDSD(VDSD.Config(dynamic_per_clip=1, half=True)).skip(info, gray) is None
-    assert VDSD(VDSD.Config()).skip(info, Budget(1, (16, 3, 112, 112), 50)) is None
+    assert VDSD(dynamic_per_clip=1, half=True).skip(info, gray) is None
+    assert VDSD().skip(info, Budget(1, (16, 3, 112, 112), 50)) is None
 
 
 def test_the_image_gradient_is_that_of_the_gradient_distance(contexts: ContextFactory) -> None:
     """One step of stage 1 against finite differences of DC's loss, in double precision."""
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
-    method = VDSD(VDSD.Config(NETWORK, static_iterations=1, static_lr=1.0, static_width=4, iterations=0, real_batch=4))
+    method = VDSD(NETWORK, static_iterations=1, static_lr=1.0, static_width=4, iterations=0, real_batch=4)
     rows = [train.indices_of(c) for c in range(3)]
-    moved = distil_frames(train, rows, budget, method.config, contexts(method, train)).flatten(0, 2)
+    moved = distill_frames(train, rows, budget, method, contexts(method, train)).flatten(0, 2)
 
     context = contexts(method, train)  # the same draws again: images, then the network, then the real frames of each class
     start = torch.cat([draw_frames(train, r, 2, context, repeat=True) for r in rows])
@@ -114,7 +114,7 @@ def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts:
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
     runs = []
     for lr_dynamic, lr_hallucinator in ((1e-12, 1e-12), (1.0, 1e-3)):
-        method = VDSD(VDSD.Config(NETWORK, 2, 1, False, 0, 0.1, 8, 40, lr_dynamic, lr_hallucinator, real_batch=6))
+        method = VDSD(NETWORK, 2, 1, False, 0, 0.1, 8, 40, lr_dynamic, lr_hallucinator, real_batch=6)
         context = contexts(method, train)
         stored = method.distill(train, budget, context)
         runs.append((stored.tensors, [value for _, value in context.curves["matching_loss"]]))
