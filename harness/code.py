@@ -52,10 +52,8 @@ def decoding_digest(plugin: str) -> str:
 
 def digest_of(files: Iterable[Path]) -> str:
     """Digest (16 hex digits) of source files, by name and syntax tree."""
-    sha = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.name):
-        sha.update(f"{path.name} {_file_digest(path, *_stamp(path))}\n".encode())
-    return sha.hexdigest()[:16]
+    lines = sorted(f"{path.name} {_file_digest(path, *_stamp(path))}\n" for path in files)  # names repeat: __init__.py
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def syntax_digest(source: str) -> str:
@@ -166,14 +164,23 @@ def _module_files(name: str, roots: tuple[Path, ...]) -> list[Path]:
             break
         if spec.origin and spec.origin.endswith(".py"):
             file = Path(spec.origin).resolve()
-            own = any(folder in file.parents for folder in (PROJECT / "methods", PROJECT / "evaluators", *roots))
-            if not own and any(folder in file.parents for folder in _installed()):
+            if _is_installed(file, roots):
                 return []
             files.append(file)
         search = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else None
         if search is None:
             break
     return files
+
+
+def _is_installed(file: Path, roots: tuple[Path, ...]) -> bool:
+    """Whether the innermost folder around a file, of those that are known, is one for installed packages.
+
+    Either may lie in the other: an environment beside a plugin file, and this project in an environment.
+    """
+    own = (PROJECT / "methods", PROJECT / "evaluators", *roots)
+    around = [folder for folder in (*own, *_installed()) if folder in file.parents]
+    return bool(around) and max(around, key=lambda folder: len(folder.parts)) in _installed()
 
 
 @lru_cache(maxsize=1)

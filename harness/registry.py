@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,7 +230,8 @@ class Registry:
                 # From the text: a dataclass without a docstring is given its signature as one.
                 doc = ast.get_docstring(node) if node else cls.__doc__
                 summary = (doc or "").strip().split("\n")[0]
-                self._add(PluginInfo(kind, name, summary, str(path), module_name, path, _params(node, tree) if node else ()))
+                params = _params(node, tree, (path.parent, _ROOT)) if node else ()
+                self._add(PluginInfo(kind, name, summary, str(path), module_name, path, params))
         except PluginError as error:
             if "two plugins claim" in str(error):
                 raise
@@ -248,15 +250,16 @@ class Registry:
 def read_params(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """All parameters of a plugin class as JSON values: its defaults, and what is given as text or values, converted to the fields' types.
 
-    A ``Path`` becomes absolute. Raises UsageError that names field and value.
+    A ``Path`` becomes absolute, and so does the text of a ``Path | str`` where it names a file or folder. Raises UsageError that names
+    field and value.
     """
     types = _param_types(cls)
     for key in given:
         if key not in types:
             raise UsageError(f"{where} has no parameter {key!r}{did_you_mean(key, types)}")
-    values = {k: None if v == "none" and "None" in types[k] else v for k, v in given.items()}
+    values = {k: None if v == "none" and _mentions(types[k], "None", "Optional") else v for k, v in given.items()}
     plugin = _instance(cls, values, where)
-    return {name: to_jsonable(getattr(plugin, name)) for name in types}
+    return {name: to_jsonable(_as_path(getattr(plugin, name), annotation)) for name, annotation in types.items()}
 
 
 def to_jsonable(value: Any) -> Any:
@@ -297,10 +300,13 @@ def _file_digests(cls: type, params: Mapping[str, Any], where: str) -> dict[str,
     """
     digests = {}
     for name, annotation in _param_types(cls).items():
-        if "Path" not in annotation or params[name] is None:
+        value = params[name]
+        if not _mentions(annotation, "Path") or value is None:
             continue
-        path = Path(params[name]).expanduser()
-        if "str" in annotation and not path.exists():
+        if not isinstance(value, str):
+            raise PluginError(f"{where}: parameter {name!r} is a {annotation}: a file is named by Path, Path | None or Path | str alone")
+        path = Path(value)
+        if _mentions(annotation, "str") and not path.exists():
             continue
         try:
             digests[name] = code.content_digest(path)
@@ -309,15 +315,23 @@ def _file_digests(cls: type, params: Mapping[str, Any], where: str) -> dict[str,
     return digests
 
 
+def _mentions(annotation: str, *names: str) -> bool:
+    """Whether one of these names is part of an annotation."""
+    return re.search(rf"\b({'|'.join(names)})\b", annotation) is not None
+
+
+def _as_path(value: Any, annotation: str) -> Any:
+    """The text of a ``Path | str`` as a Path, where it names something."""
+    if isinstance(value, str) and _mentions(annotation, "Path") and (path := Path(value).expanduser()).exists():
+        return path
+    return value
+
+
 def _import_file(path: Path, module_name: str) -> ModuleType:
     """The module of a plugin file. Raises whatever its import raises, and PluginError where a module beside it is hidden by another."""
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    for sibling in code.source_files(path, [path.parent]) - {path}:
-        if sibling.parent == path.parent and (loaded := sys.modules.get(sibling.stem)) is not None:
-            other = getattr(loaded, "__file__", None)
-            if other is not None and Path(other).resolve() != sibling:
-                raise PluginError(f"it imports {sibling.stem!r} from beside it, but a module of that name came from {other}: rename one")
+    _check_siblings(path)
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise PluginError("not a Python file")
@@ -328,7 +342,18 @@ def _import_file(path: Path, module_name: str) -> ModuleType:
     except BaseException:
         sys.modules.pop(module_name, None)
         raise
+    _check_siblings(path)
     return module
+
+
+def _check_siblings(path: Path) -> None:
+    """Raise PluginError where a module beside a plugin file, which its digest covers, is not the one of that name that is loaded."""
+    for sibling in code.source_files(path, [path.parent]) - {path}:
+        if sibling.is_relative_to(path.parent):
+            name = ".".join(sibling.relative_to(path.parent).with_suffix("").parts).removesuffix(".__init__")
+            other = getattr(sys.modules.get(name), "__file__", None)
+            if other is not None and Path(other).resolve() != sibling:
+                raise PluginError(f"it imports {name!r} from beside it, but a module of that name came from {other}: rename one")
 
 
 def _plugin_classes(module: ModuleType) -> dict[tuple[str, str], type]:
@@ -350,12 +375,15 @@ def _marks(node: ast.stmt) -> list[tuple[str, str]]:
     return [(d.func.id, ast.literal_eval(d.args[0])) for d in calls if d.func.id in KINDS]  # type: ignore[attr-defined]
 
 
-def _params(node: ast.ClassDef, tree: ast.Module) -> tuple[Param, ...]:
-    """The annotated attributes of a class with the text under each, after those that it inherits, as a dataclass orders them."""
+def _params(node: ast.ClassDef, tree: ast.Module, folders: tuple[Path, ...] = (_ROOT,)) -> tuple[Param, ...]:
+    """The annotated attributes of a class with the text under each, after those that it inherits, as a dataclass orders them.
+
+    folders: where the modules are that its bases are imported from.
+    """
     params: dict[str, Param] = {}
     for base in node.bases:
-        if isinstance(base, ast.Name) and (found := _find_class(base.id, tree)) is not None:
-            params |= {param.name: param for param in _params(*found)}
+        if isinstance(base, ast.Name) and (found := _find_class(base.id, tree, folders)) is not None:
+            params |= {param.name: param for param in _params(*found, folders)}
     for i, item in enumerate(node.body):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id != ROOT_FIELD:
             annotation = ast.unparse(item.annotation)
@@ -369,14 +397,17 @@ def _params(node: ast.ClassDef, tree: ast.Module) -> tuple[Param, ...]:
     return tuple(params.values())
 
 
-def _find_class(name: str, tree: ast.Module) -> tuple[ast.ClassDef, ast.Module] | None:
-    """A class of this module, or of the project's module that it is imported from, with its module."""
+def _find_class(name: str, tree: ast.Module, folders: tuple[Path, ...]) -> tuple[ast.ClassDef, ast.Module] | None:
+    """A class of this module, or of the module that it is imported from, with its module."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, tree
         if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
-            path = _ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
-            return _find_class(name, ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else None
+            for folder in folders:
+                base = folder.joinpath(*node.module.split("."))
+                for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+                    if path.is_file():
+                        return _find_class(name, ast.parse(path.read_text(encoding="utf-8")), folders)
     return None
 
 

@@ -17,10 +17,11 @@ from harness.conformance import assets, datasets, evaluators, methods, plugins
 from harness.conformance.subject import Check, NotApplicable, Subject
 from harness.conformance.tiny import ContextFactory
 from harness.errors import HarnessError, PluginError, UnknownNameError
+from harness.names import parse_spec
 from harness.plugin import KINDS
 from harness.registry import Registry
 
-__all__ = ["Check", "ContextFactory", "NotApplicable", "Result", "Subject", "checks", "plugins_of", "run_checks"]
+__all__ = ["Check", "ContextFactory", "NotApplicable", "Result", "Subject", "check_files", "checks", "plugins_of", "run_checks"]
 _CHECKS = {"method": methods.CHECKS, "evaluator": evaluators.CHECKS, "dataset": datasets.CHECKS, "asset": assets.CHECKS}
 
 
@@ -38,6 +39,13 @@ class Result:
 def checks(kind: str) -> Sequence[Check]:
     """The checks of a kind of plugin; those of every plugin come first."""
     return plugins.CHECKS + _CHECKS[kind]
+
+
+def check_files(files: Sequence[str | Path], small: Sequence[str] = (), data_root: Path | None = None) -> Iterator[Result]:
+    """Check every plugin of these files. small: specs such as "name[steps=3]" that make a plugin quick; see ``run_checks``."""
+    registry = Registry(files)
+    names = [named for file in files for named in plugins_of(registry, file)]
+    yield from run_checks(registry, names, dict(parse_spec(spec) for spec in small), data_root)
 
 
 def plugins_of(registry: Registry, file: str | Path) -> list[tuple[str, str]]:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.conformance import Result, plugins_of, run_checks
+from harness.conformance import Result, check_files
 from harness.errors import PluginError, UnknownNameError
-from harness.registry import Registry
 
 HEAD = """
 import torch
@@ -102,8 +101,7 @@ def check(tmp_path: Path) -> Check:
     def run(source: str, **parts: str) -> dict[str, Result]:
         path = tmp_path / "bad.py"
         path.write_text(source.format(**parts), encoding="utf-8")
-        registry = Registry([path])
-        return {result.check: result for result in run_checks(registry, plugins_of(registry, path))}
+        return {result.check: result for result in check_files([path])}
 
     return run
 
@@ -242,11 +240,9 @@ def test_what_is_left_open_is_small(check: Check) -> None:
 def test_small_parameters(tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text(METHOD.format(fields="steps: int = 9\n    'Steps.'", body="assert self.steps == 1; " + GOOD), encoding="utf-8")
-    registry = Registry([path])
-    results = run_checks(registry, plugins_of(registry, path), {"bad": {"steps": "1"}})
-    assert not [result for result in results if result.status == "failed"]
+    assert not [result for result in check_files([path], ["bad[steps=1]"]) if result.status == "failed"]
     with pytest.raises(UnknownNameError, match="unknown plugin 'bed'; did you mean 'bad'"):
-        next(run_checks(registry, [("method", "bad")], {"bed": {"steps": 1}}))
+        next(check_files([path], ["bed[steps=1]"]))
 
 
 def test_a_file_without_plugins_or_with_an_error_is_refused(tmp_path: Path) -> None:
@@ -254,9 +250,9 @@ def test_a_file_without_plugins_or_with_an_error_is_refused(tmp_path: Path) -> N
     empty.write_text("x = 1", encoding="utf-8")
     broken.write_text("1 / 0", encoding="utf-8")
     with pytest.raises(PluginError, match=r"empty\.py has no plugin: put @method"):
-        plugins_of(Registry([empty]), empty)
+        next(check_files([empty]))
     with pytest.raises(PluginError, match=r"broken\.py cannot be loaded: ZeroDivisionError: division by zero"):
-        plugins_of(Registry([broken]), broken)
+        next(check_files([broken]))
 
 
 def test_the_checks_need_neither_pytest_nor_the_tests() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.conformance import plugins_of, run_checks
-from harness.registry import Registry
+from harness.conformance import check_files
 from tests.conftest import PROJECT
 
 
@@ -16,7 +15,6 @@ def test_the_method_of_the_readme_passes_every_check(tmp_path: Path) -> None:
     assert source is not None
     plugin = tmp_path / "brightest.py"
     plugin.write_text(source[1], encoding="utf-8")
-    registry = Registry([plugin])
-    results = list(run_checks(registry, plugins_of(registry, plugin)))
+    results = list(check_files([plugin]))
     assert [(r.check, r.detail) for r in results if r.status != "ok"] == []
     assert len(results) > 10 and {r.plugin for r in results} == {"brightest"}
