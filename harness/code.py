@@ -26,7 +26,7 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "data": ("tasks/data.py",),
     "asset": ("data/base.py", "tasks/asset.py", "tasks/common.py", *_TRAINING),
     "distill": ("budget.py", "data/base.py", "distilled.py", "tasks/common.py", "tasks/distill.py", *_TRAINING),
-    "quality": ("data/base.py", "distilled.py", "quality.py", "tasks/common.py", "tasks/quality.py", *_TRAINING),
+    "quality": ("assets/feature_reference.py", "data/base.py", "distilled.py", "quality.py", "tasks/common.py", "tasks/quality.py", *_TRAINING),
     "evaluate": ("data/base.py", "distilled.py", "evaluation.py", "tasks/common.py", "tasks/evaluate.py", *_TRAINING),
 }
 """Modules of harness/ that decide the result of a task, by its kind; those that it rests on stand in its inputs' keys."""

@@ -47,7 +47,7 @@ def describe_cost(registry: Registry, name: str, clip_shapes: Sequence[tuple[int
     lines = []
     for shape in clip_shapes:
         clip = "x".join(map(str, shape))
-        reason = plugin.skip(shape) if hasattr(plugin, "skip") else None
+        reason = plugin.skip(shape)
         if reason:
             lines.append(f"{clip}: {reason}")
             continue

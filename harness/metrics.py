@@ -24,7 +24,8 @@ class Metric:
     """One number of a cell.
 
     name: its key in records and in MLflow. title: a column's head. unit: "fraction" in [0, 1] is shown in %. better: which direction is
-    better, or "". aggregate: how seeds are put together; a peak is not averaged. doc: one sentence for readers.
+    better, or "". aggregate: how seeds are put together; a peak is not averaged. doc: one sentence for readers. digits: decimals of a
+    fraction in %.
     place, phase: where it is recorded; with a phase it is that phase's measurement ``field``, else the record's metric ``field``
     (empty: of the same name).
     """
@@ -38,6 +39,7 @@ class Metric:
     place: Place = "set"
     phase: str = ""
     field: str = ""
+    digits: int = 1
 
     @property
     def heading(self) -> str:
@@ -54,7 +56,7 @@ class Metric:
             return ""
         match self.unit:
             case "fraction":
-                return words.percent(value, 1 if digits is None else digits)
+                return words.percent(value, self.digits if digits is None else digits)
             case "points":
                 return words.points(value)
             case "count":
@@ -80,8 +82,8 @@ METRICS: tuple[Metric, ...] = (
     _cell("accuracy_reversed", "reversed", "Top-1 where every test clip runs backwards.", ""),
     _cell("ece", "ECE", "Expected calibration error, 15 bins.", "lower"),
     Metric("relative_accuracy", "of full", "fraction", "higher", doc="Accuracy over the mean accuracy of `full`.", place="derived"),
-    Metric("frame_fraction", "frames", "fraction", "lower", doc="Frames stored / native frames of the training split."),
-    Metric("frames_stored", "frames", "count", "lower", doc="Frames that the set is charged for."),
+    Metric("frame_fraction", "frames", "fraction", "lower", doc="Frames stored / native frames of the training split.", digits=2),
+    Metric("frames_stored", "frames stored", "count", "lower", doc="Frames that the set is charged for."),
     Metric("clips_stored", "clips", "count", doc="Clips that the set materialises to."),
     Metric("stored_bytes", "set", "bytes", "lower", doc="Bytes of the stored tensors."),
     Metric("label_bytes", "labels", "bytes", "lower", "max", "Bytes of the soft labels that the network was trained on.", "cell"),

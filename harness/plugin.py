@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast, dataclass_transform, runtime_checkable
 
 from harness.errors import DistilledSetError, PluginError
 
@@ -228,7 +228,7 @@ def _mark(kind: str, name: str) -> Callable[[C], C]:
                 setattr(cls, hook, default)
         cls.__plugin__ = (kind, name)  # type: ignore[attr-defined]
         try:
-            return dataclass(frozen=True)(cls)
+            return cast(C, dataclass(frozen=True)(cls))
         except (TypeError, ValueError) as error:
             raise PluginError(f"{kind} {name!r}: {error}") from error
 

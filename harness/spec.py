@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.budget import Budget
 from harness.protocol import TrainingProtocol
 
-FORMAT = 2
+FORMAT: Literal[2] = 2
 """Version of specifications and records; a record of another version is not read."""
 Kind = Literal["data", "asset", "distill", "quality", "evaluate"]
 KINDS: tuple[Kind, ...] = ("data", "asset", "distill", "quality", "evaluate")

@@ -40,9 +40,10 @@ class Staleness:
         return sorted(found)
 
     def stale_cells(self, records: Mapping[str, Record]) -> dict[str, list[str]]:
-        """Key of every finished cell that other code made -> what changed since."""
+        """Key of every finished cell that other code made and the present has not made again -> what changed since."""
         cells = {key: self.changed(r, records) for key, r in records.items() if r.kind == "evaluate" and r.status == "done"}
-        return {key: changed for key, changed in cells.items() if changed}
+        present = {records[key].identity for key, changed in cells.items() if not changed}
+        return {key: changed for key, changed in cells.items() if changed and records[key].identity not in present}
 
     def _digest(self, what: str, kind: str) -> str | None:
         plugin, _, name = what.partition(" ")

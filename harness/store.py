@@ -170,12 +170,11 @@ def _parse(data: bytes, name: str) -> Record:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{name} is damaged: it is not a complete record") from error
-    if not isinstance(content, dict) or ("content_sha256" not in content and "schema" not in content):
+    if not isinstance(content, dict) or "content_sha256" not in content:
         raise StoreError(f"{name} is damaged: it is not a complete record")
-    claimed = content.pop("content_sha256", None)
-    record = parse_record(content, name)
-    if content_hash(content) != claimed:
+    if content.pop("content_sha256") != content_hash(content):
         raise StoreError(f"{name} is damaged: its content does not match its checksum")
+    record = parse_record(content, name)
     if posixpath.basename(name) != f"{record.key}.json":
         raise StoreError(f"{name} is damaged: it is the record of another task, {record.key}")
     return record

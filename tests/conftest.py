@@ -26,6 +26,7 @@ evaluators = ["tiny-net"]
 seeds = 2
 teacher = "tiny-net"
 executor = "inline"
+quality = false
 track = false
 
 [datasets.tiny]

@@ -112,7 +112,7 @@ def test_dry_run_counts_and_writes_nothing(harness: Harness, tmp_path: Path) -> 
         (["--methods", ","], "the list of methods is empty"),
         (["--methods", "first["], "unbalanced brackets"),
         (["--methods", "misbehave[hwo=1]"], "has no parameter 'hwo'; did you mean 'how'?"),
-        (["--methods", "gvd[shift=0]"], "method gvd[shift=0]: gvd: shift must be above 0, got 0.0"),
+        (["--methods", "gvd[shift=0]"], "method 'gvd': shift must be above 0, got 0.0"),
         (["--evaluators", "tiny-net[width=wide]"], "parameter 'width' = 'wide' is not valid"),
         (["--evaluators", "c4d"], "unknown evaluator 'c4d'"),
         (["--dataset", "tinny"], "unknown dataset 'tinny'; did you mean 'tiny'?"),

@@ -8,7 +8,7 @@ import pytest
 
 from harness.config import load_config
 from harness.errors import ConfigError
-from harness.registry import Registry, make_config
+from harness.registry import Registry, read_params
 
 
 def test_the_projects_own_bench_is_valid_and_names_only_what_exists() -> None:
@@ -16,10 +16,10 @@ def test_the_projects_own_bench_is_valid_and_names_only_what_exists() -> None:
     registry = Registry((), config.plugin_defaults)
     for kind, sections in config.plugin_defaults.items():
         for name, params in sections.items():
-            make_config(registry.load(kind, name).Config, params, name)  # type: ignore[attr-defined]
+            read_params(registry.load(kind, name), params, name)
     for protocol in config.protocols.values():
         for name, params in protocol.methods.items():
-            make_config(registry.load("method", name).Config, params, name)  # type: ignore[attr-defined]
+            read_params(registry.load("method", name), params, name)
     assert {"quick", "vdsd", "video-dc"} <= config.protocols.keys()
 
 

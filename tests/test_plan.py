@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 from harness.config import Config, load_config
 from harness.data.cache import describe
 from harness.errors import UsageError
-from harness.plan import Plan, derive_seed, plan_run, walk
+from harness.plan import Plan, plan_run, walk
 from harness.registry import Registry
+from harness.seeds import derive_seed
 from tests.conftest import TINY
 
 
@@ -24,7 +24,7 @@ def make(bench: Path, assignments: tuple[str, ...] = (), **run: Any) -> Plan:
 def plan_with(config: Config) -> Plan:
     registry = Registry(config.run.plugins, config.plugin_defaults)
     dataset = registry.resolve("dataset", config.run.dataset)
-    return plan_run(config, registry, dataset, describe(dataset.create(None), dataset.name))
+    return plan_run(config, registry, dataset, describe(dataset.create(), dataset.name, None, dataset.spec.code))
 
 
 def keys(plan: Plan, kind: str) -> set[str]:
@@ -77,7 +77,7 @@ def shaped(config: Config) -> Plan:
     registry = Registry(config.run.plugins, config.plugin_defaults)
     dataset = registry.resolve("dataset", config.run.dataset)
     section = config.dataset()
-    return plan_run(config, registry, dataset, describe(dataset.create(None), dataset.name, (section.frames or 4, 1, 8, 8)))
+    return plan_run(config, registry, dataset, describe(dataset.create(), dataset.name, (section.frames or 4, 1, 8, 8)))
 
 
 def test_a_name_for_a_protocol_or_a_spelled_out_default_changes_nothing(bench: Path) -> None:
@@ -124,6 +124,5 @@ def test_seeds_are_by_role_and_training_ignores_the_method() -> None:
 
 def test_a_plan_is_frozen(bench: Path) -> None:
     cell = make(bench).cells[0]
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="frozen"):
         cell.seed = 3  # type: ignore[misc]
-    assert replace(cell, seed=3).seed == 3

@@ -14,8 +14,9 @@ from torch import nn
 from harness import training
 from harness.assets.teacher import Teacher
 from harness.data.base import Split
+from harness.data.info import DatasetInfo
 from harness.errors import TaskError
-from harness.plugin import Context, DatasetInfo
+from harness.plugin import Context
 from harness.protocol import TrainingProtocol
 from harness.training import embed_clips, normalise, predict_logits, train_network
 
@@ -290,7 +291,7 @@ def test_teacher_round_trip(tmp_path: Path) -> None:
     split = make_split()
     protocol = TrainingProtocol(optimizer="adamw", epochs=30, batch=10)
     context = Context(CPU, torch.Generator(), 0, split.info, {}, {"network": TinyNet}, protocol, tmp_path, lambda done, total: None)
-    teacher = Teacher(Teacher.Config(seed=3))
+    teacher = Teacher(seed=3)
     tensors = teacher.build(split, context)
     model = teacher.load(tensors, context)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
