@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from harness import metrics
 from harness.errors import UsageError, did_you_mean
-from harness.report import compare, figures, side_tables
-from harness.report.cells import CellResult, Group, gather, methods
+from harness.report.cells import MISSING, View, gather, methods
+from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
+from harness.report.document import Report, Section
+from harness.report.figures import Palette, Picture, accuracy_figure, cost_figure, make_palette
 from harness.report.load import Results, load
 from harness.report.main_table import main_table
 from harness.report.page import render_page
 from harness.report.published import DEFAULT, published_tables
+from harness.report.side_tables import controls_tables, cost_table, failures_table, per_class_tables, quality_table, recorded_tables
 from harness.report.tables import RENDERERS, Table, to_markdown
 from harness.report.warnings import group_warnings, store_warnings
-from harness.report.words import in_words
+from harness.rows import Row
 from harness.store import Store
+from harness.words import in_words
 
 FORMATS = ("md", "tex", "csv", "pdf", "png", "html")
-
-
-@dataclass
-class Section:
-    """What is compared under one dataset, clip shape, protocol and label mode: a table for each evaluator, figures for all of them."""
-
-    title: str
-    main: list[Table] = field(default_factory=list)
-    figures: list[figures.Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Report:
-    """Everything a report says, before it is written in any format."""
-
-    results: Results
-    sections: list[Section]
-    failures: Table | None
-    published: list[Table]
-    warnings: list[str]
-    words: Mapping[str, str]
-
-    @property
-    def tables(self) -> list[Table]:
-        found = [table for section in self.sections for table in (*section.main, *section.tables)]
-        return [*found, *([self.failures] if self.failures else []), *self.published]
-
-    @property
-    def figures(self) -> list[figures.Picture]:
-        return [picture for section in self.sections for picture in section.figures]
+TABLES: tuple[Callable[[View], list[Table]], ...] = (
+    gains_table,
+    rank_table,
+    pairwise_tables,
+    cost_table,
+    quality_table,
+    recorded_tables,
+    controls_tables,
+    per_class_tables,
+)
+"""The tables of a section under its main ones, in order. A new one is a function that is named here; it returns [] where it has nothing."""
+FIGURES: tuple[Callable[[View, Palette], Picture | None], ...] = (accuracy_figure, cost_figure, rank_picture)
+AXES = (
+    *("dataset", "dataset_label", "shape", "method", "method_label", "ipc", "labels", "evaluator", "evaluator_label", "protocol", "seed"),
+    *("status", "reason"),
+)
+ORIGIN = ("device", "ended_at", "sweep", "distill_key", "key")
+"""What of a row stands in cells.csv before and after its numbers."""
 
 
 def build_report(
@@ -62,16 +54,18 @@ def build_report(
     formats: Sequence[str] = FORMATS,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
+    stale: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
     datasets: only these (names, or labels with parameters). formats: of FORMATS. words: method -> inline assignment -> what it means,
-    such as {"gvd": {"guidance=0": "unguided diffusion"}}. Raises UsageError when there is nothing to report or a name is unknown.
+    such as {"gvd": {"guidance=0": "unguided diffusion"}}. stale: key of an evaluate record -> what of its code has changed since, such as
+    "method gvd"; these cells are marked. Raises UsageError when there is nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
-    report = make_report(store_root, datasets=datasets, words=words, published=published)
+    report = make_report(store_root, datasets=datasets, words=words, published=published, stale=stale)
     return write_report(report, Path(out_dir), formats)
 
 
@@ -81,83 +75,56 @@ def make_report(
     datasets: Sequence[str] | None = None,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
+    stale: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """All tables, figures and warnings of a results folder. Pure but for the reading."""
     store = Store(store_root)
     results = load(store)
-    rows = results.row_dicts()
-    if not rows:
+    if all(row.status == MISSING for row in results.rows):
         raise UsageError(f"no evaluated cell in {store.root}: run something first (python -m harness run)")
     if datasets:
-        known = {str(row["dataset"]) for row in rows} | {str(row["dataset_label"]) for row in rows}
+        known = {row.dataset for row in results.rows} | {row.dataset_label for row in results.rows}
         for name in datasets:
             if name not in known:
                 raise UsageError(f"no results of dataset {name!r} in {store.root}{did_you_mean(name, sorted(known))}")
-        rows = [row for row in rows if row["dataset"] in datasets or row["dataset_label"] in datasets]
-    groups = gather(rows)
-    everything = {cell.keys: cell for cells in groups.values() for cell in cells}
-    labels = methods(list(everything.values()))
+        results = replace(results, rows=tuple(r for r in results.rows if r.dataset in datasets or r.dataset_label in datasets))
+    groups = gather(results.rows)
+    everything = {tuple(row.key for row in cell.rows): cell for cells in groups.values() for cell in cells}
+    labels = methods(everything.values())
     said = {label: in_words(label, words) for label in labels if "[" in label}
-    palette = figures.make_palette(labels)
+    palette, marks = make_palette(labels), _marks(results, stale or {})
     stems = dict.fromkeys(group.stem for group in groups)
-    sections = [_section({g: cells for g, cells in groups.items() if g.stem == stem}, results, palette, said) for stem in stems]
+    views = [View({g: cells for g, cells in groups.items() if g.stem == stem}, said, results.records, marks) for stem in stems]
+    sections = [_section(view, palette) for view in views]
     return Report(
         results,
         sections,
-        side_tables.failures_table(list(everything.values()), said),
-        published_tables([str(name) for name in dict.fromkeys(row["dataset"] for row in rows)], published),
-        [*store_warnings(results), *(warning for section in sections for warning in section.warnings)],
+        failures_table(list(everything.values()), said),
+        published_tables(list(dict.fromkeys(row.dataset for row in results.rows)), published),
+        [*store_warnings(results, stale), *(warning for section in sections for warning in section.warnings)],
         said,
     )
 
 
-def _section(groups: Mapping[Group, Sequence[CellResult]], results: Results, palette: figures.Palette, words: Mapping[str, str]) -> Section:
-    first = next(iter(groups))
-    section = Section(f"{first.dataset} ({first.shape}), protocol {first.protocol}, {first.labels} labels")
-    everything = [cell for cells in groups.values() for cell in cells]
-    for group, cells in groups.items():
-        section.main.append(main_table(group, cells, words))
-        section.warnings += group_warnings(group, cells)
-    for picture in (figures.accuracy_figure(groups, palette, words), figures.cost_figure(first, everything, palette, words)):
-        if picture is not None:
-            section.figures.append(picture)
-    if any(cell.ipc is not None for cell in everything):
-        _add_comparisons(section, groups, words)
-        section.tables.append(side_tables.cost_table(first, everything, words))
-        _add(section, side_tables.quality_table(first, everything, results.records, words))
-    for group, cells in groups.items():
-        section.tables.append(side_tables.controls_table(group, cells, words))
-    for group, cells in groups.items():
-        _add(section, side_tables.per_class_table(group, cells, _class_names(cells, results), words))
-    return section
+def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Key of a row -> footnotes on the code that made it."""
+    marks: dict[str, list[str]] = {key: ["made by other code than the newest"] for key in results.other_code}
+    for key, changed in stale.items():
+        marks.setdefault(key, []).append(f"made by other code than the present ({', '.join(changed)})")
+    return marks
 
 
-def _add_comparisons(section: Section, groups: Mapping[Group, Sequence[CellResult]], words: Mapping[str, str]) -> None:
-    _add(section, compare.gains_table(groups, words))
-    ranks = compare.rank_table(groups, words)
-    if isinstance(ranks, str):
-        section.remarks.append(ranks)
-    elif ranks is not None:
-        section.tables.append(ranks[0])
-        section.figures.append(ranks[1])
-    for group, cells in groups.items():
-        _add(section, compare.pairwise_table(group, cells, words))
-
-
-def _add(section: Section, table: Table | None) -> None:
-    if table is not None:
-        section.tables.append(table)
-
-
-def _class_names(cells: Sequence[CellResult], results: Results) -> list[str]:
-    """Names of the classes as the data record keeps them; empty where it does not."""
-    for cell in cells:
-        for key in cell.keys:
-            data = results.records.get(results.records[key].get("inputs", {}).get("data", ""), {})
-            names = data.get("arrays", {}).get("classes")
-            if names:
-                return [str(name) for name in names]
-    return []
+def _section(view: View, palette: Palette) -> Section:
+    remark = rank_methods(view)
+    pictures = [draw(view, palette) for draw in FIGURES]
+    return Section(
+        view.title,
+        main=[main_table(view, group) for group in view.groups],
+        figures=[picture for picture in pictures if picture is not None],
+        tables=[table for tabulate in TABLES for table in tabulate(view)],
+        remarks=[remark] if isinstance(remark, str) else [],
+        warnings=[warning for group, cells in view.groups.items() for warning in group_warnings(group, cells)],
+    )
 
 
 def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[Path]:
@@ -176,8 +143,7 @@ def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[
         if "md" in formats:
             write("report.md", _markdown(report))
         if "csv" in formats:
-            rows = report.results.rows.drop(columns=["correct", "per_class_accuracy"]).astype({"ipc": "Int64"})  # `full` has none
-            write("cells.csv", rows.to_csv(index=False))
+            write("cells.csv", cells_csv(report.results.rows))
         for table in report.tables:
             for suffix, render in RENDERERS.items():
                 if suffix in formats:
@@ -190,6 +156,19 @@ def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[
     except OSError as error:
         raise UsageError(f"cannot write the report to {out_dir}: {error.strerror or error}") from error
     return written
+
+
+def cells_csv(rows: Sequence[Row]) -> str:
+    """One line per cell and seed: its axes, how it ended, every metric of the harness and of plugins (unrounded), where it came from."""
+    declared = dict.fromkeys(metric.name for row in rows for metric in row.declared)
+    names = list(dict.fromkeys([*(metric.name for metric in metrics.METRICS), *declared]))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*AXES, *names, *ORIGIN])
+    for row in rows:
+        said, origin = [getattr(row, name) for name in AXES], [getattr(row, name) for name in ORIGIN]
+        writer.writerow([*said, *(row.value(name) for name in names), *origin])
+    return out.getvalue()
 
 
 def _markdown(report: Report) -> str:

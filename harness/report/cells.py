@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from harness.registry import natural_key
+from harness import metrics
+from harness.metrics import Metric
+from harness.names import natural_key
+from harness.record import Record
 from harness.report.statistics import holm, paired_t, sample_std
+from harness.rows import Row
 
 ALPHA = 0.05
 RANDOM, FULL = "random", "full"
 """The two rows that belong to every comparison: the floor and the reference (the whole training split)."""
 
+MISSING = "missing"
+"""Status of a row that a command planned and that has no record."""
 LABEL_WORDS = {"hard": "hard labels", "soft": "soft labels of one teacher", "native": "each method's own labels"}
-
-RowDict = Mapping[str, Any]
 
 
 def method_order(label: str) -> tuple[int, list[Any]]:
@@ -39,12 +42,6 @@ def slug(text: str) -> str:
     'gvd-w_end-0-IPC-5'
     """
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
-
-
-def number(row: RowDict, name: str) -> float | None:
-    """A number of a row; None where it is missing, null or NaN."""
-    value = row.get(name)
-    return None if value is None or (isinstance(value, float) and math.isnan(value)) else float(value)
 
 
 @dataclass(frozen=True)
@@ -88,20 +85,20 @@ class CellResult:
     group: Group
     method: str
     ipc: int | None
-    rows: tuple[RowDict, ...]
+    rows: tuple[Row, ...]
 
     @cached_property
-    def done(self) -> tuple[RowDict, ...]:
-        return tuple(row for row in self.rows if row["status"] == "done" and number(row, "accuracy") is not None)
+    def done(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if _is_done(row))
 
     @cached_property
-    def missing(self) -> tuple[RowDict, ...]:
-        return tuple(row for row in self.rows if row not in self.done)
+    def missing(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if not _is_done(row))
 
     @cached_property
     def accuracy(self) -> dict[int, float]:
         """Accuracy in [0, 1] by seed."""
-        return {int(row["seed"]): float(row["accuracy"]) for row in self.done}
+        return {row.seed: row.accuracy for row in self.done if row.accuracy is not None}
 
     @property
     def n(self) -> int:
@@ -117,38 +114,77 @@ class CellResult:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(str(row["key"]) for row in self.rows)
+        """Keys of the records behind it; what was planned and not run has none."""
+        return tuple(row.key for row in self.rows if row.status != MISSING)
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        """What plugins recorded of the finished seeds, each name once."""
+        found: dict[str, Metric] = {}
+        for row in self.done:
+            for metric in row.declared:
+                found.setdefault(metric.name, metric)
+        return tuple(found.values())
 
     def values(self, name: str) -> list[float]:
-        """The measured values of a column over the finished seeds."""
-        return [value for row in self.done if (value := number(row, name)) is not None]
+        """The measured values of a metric over the finished seeds."""
+        return [value for row in self.done if (value := row.value(name)) is not None]
 
-    def average(self, name: str) -> float | None:
+    def aggregate(self, name: str) -> float | None:
+        """The finished seeds in one number, as the metric says: their mean, or the largest (a peak is not averaged). None: unmeasured."""
         values = self.values(name)
-        return float(np.mean(values)) if values else None
-
-    def peak(self, name: str) -> float | None:
-        """The largest measured value over the finished seeds: a peak is not averaged."""
-        values = self.values(name)
-        return max(values) if values else None
+        if not values:
+            return None
+        metric = next((m for m in (*metrics.METRICS, *self.declared) if m.name == name), Metric(name))
+        return max(values) if metric.aggregate == "max" else float(np.mean(values))
 
     def differences(self, other: CellResult) -> list[float]:
         """Accuracy of this minus the other's, over the seeds that both finished, in seed order."""
         return [self.accuracy[seed] - other.accuracy[seed] for seed in sorted(self.accuracy) if seed in other.accuracy]
 
 
-def gather(rows: Iterable[RowDict]) -> dict[Group, list[CellResult]]:
+@dataclass(frozen=True)
+class View:
+    """What one section of a report is made of; every table and figure of it is a function of this.
+
+    groups: differ in the evaluator alone. words: method label -> what to call it. records: all of the store, by key.
+    marks: key of a row -> footnotes on the code that made it.
+    """
+
+    groups: Mapping[Group, Sequence[CellResult]]
+    words: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, Record] = field(default_factory=dict)
+    marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Group:
+        return next(iter(self.groups))
+
+    @cached_property
+    def cells(self) -> list[CellResult]:
+        """The cells of all groups."""
+        return [cell for cells in self.groups.values() for cell in cells]
+
+    @property
+    def title(self) -> str:
+        """What all groups share."""
+        return f"{self.first.dataset} ({self.first.shape}), protocol {self.first.protocol}, {self.first.labels} labels"
+
+    def say(self, method: str) -> str:
+        return self.words.get(method, method)
+
+
+def gather(rows: Iterable[Row]) -> dict[Group, list[CellResult]]:
     """Rows -> cells by group; groups, methods and IPC in natural order.
 
     ``full`` joins every label mode of its evaluator and protocol. The group of native labels is completed by the hard-label cells of
     methods that have no labels of their own: their own labels are the hard ones.
     """
-    found: dict[tuple[Group, str, int | None], list[RowDict]] = {}
+    found: dict[tuple[Group, str, int | None], list[Row]] = {}
     for row in rows:
-        group = Group(row["dataset_label"], row["shape"], row["evaluator_label"], row["protocol"], row["labels"])
-        ipc = number(row, "ipc")
-        found.setdefault((group, row["method_label"], None if ipc is None else int(ipc)), []).append(row)
-    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: int(r["seed"])))) for (g, m, i), seeds in found.items()]
+        group = Group(row.dataset_label, row.shape, row.evaluator_label, row.protocol, row.labels)
+        found.setdefault((group, row.method_label, row.ipc), []).append(row)
+    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: r.seed))) for (g, m, i), seeds in found.items()]
     groups: dict[Group, list[CellResult]] = {}
     for cell in cells:
         if cell.ipc is not None:
@@ -173,7 +209,7 @@ def find(cells: Iterable[CellResult], method: str, ipc: int | None) -> CellResul
 def merge_evaluators(cells: Iterable[CellResult], method: str, ipc: int) -> CellResult | None:
     """The cells of one method and IPC on several evaluators as one, a row for each distilled set: a set is not counted per evaluator."""
     found = [cell for cell in cells if cell.method == method and cell.ipc == ipc]
-    rows = {str(row["distill_key"]): row for cell in found for row in (*cell.missing, *cell.done)}
+    rows = {row.distill_key: row for cell in found for row in (*cell.missing, *cell.done)}
     return replace(found[0], rows=tuple(rows.values())) if found else None
 
 
@@ -203,3 +239,7 @@ def best_set(column: Sequence[CellResult], alpha: float = ALPHA) -> tuple[set[st
         return set(), f"n too small to separate {best.method} from {short} (fewer than 2 shared seeds)"
     adjusted = holm(ps)
     return {best.method, *(cell.method for cell, p in zip(others, adjusted, strict=True) if p is not None and p > alpha)}, None
+
+
+def _is_done(row: Row) -> bool:
+    return row.status == "done" and row.accuracy is not None

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, find, ipcs, methods
-from harness.report.figures import Picture, rank_figure
+from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, View, find, ipcs, methods
+from harness.report.figures import Palette, Picture, rank_figure
 from harness.report.statistics import (
     average_ranks,
     critical_difference,
@@ -25,12 +25,10 @@ from harness.report.statistics import (
     smallest_sign_flip_p,
 )
 from harness.report.tables import DASH, Cell, Row, Table
-from harness.report.words import p_value, points
+from harness.words import p_value, points
 
 MIN_BLOCKS, MIN_METHODS = 6, 3
 """Below these a critical-difference diagram is refused: with fewer blocks hardly any difference could show."""
-
-Groups = Mapping[Group, Sequence[CellResult]]
 
 
 def block_differences(cells: Sequence[CellResult], method: str, other: str) -> dict[tuple[int, int], float]:
@@ -43,22 +41,22 @@ def block_differences(cells: Sequence[CellResult], method: str, other: str) -> d
     return found
 
 
-def gains_table(groups: Groups, words: Mapping[str, str]) -> Table | None:
-    """Every method against random, pooled over IPC and seeds; None where random is missing or alone. Groups differ in the evaluator."""
-    names = [m for m in methods([cell for cells in groups.values() for cell in cells]) if m != RANDOM]
+def gains_table(view: View) -> list[Table]:
+    """Every method against random, pooled over IPC and seeds; none where random is missing or alone."""
+    groups = view.groups
+    names = [m for m in methods(view.cells) if m != RANDOM]
     per_group = {group: {m: block_differences(cells, m, RANDOM) for m in names} for group, cells in groups.items()}
     if not any(blocks for by_method in per_group.values() for blocks in by_method.values()):
-        return None
+        return []
     columns = [(group.evaluator, per_group[group]) for group in groups]
     if len(groups) > 1:
         columns.append(("all evaluators", {m: _shared_blocks([by_method[m] for by_method in per_group.values()]) for m in names}))
     rendered = [_gain_column(by_method, names) for _, by_method in columns]
-    keys = {m: tuple(key for cells in groups.values() for c in cells if c.method in (m, RANDOM) for key in c.keys) for m in names}
-    rows = tuple(Row(Cell(words.get(m, m)), tuple(_with_records(column[i], keys[m]) for column in rendered)) for i, m in enumerate(names))
-    first = next(iter(groups))
-    return Table(
-        name=f"gains-{first.stem}",
-        title=f"Against random, all budgets pooled: {first.dataset} ({first.shape}), protocol {first.protocol}, {first.labels} labels",
+    keys = {m: tuple(key for c in view.cells if c.method in (m, RANDOM) for key in c.keys) for m in names}
+    rows = tuple(Row(Cell(view.say(m)), tuple(replace(column[i], records=keys[m]) for column in rendered)) for i, m in enumerate(names))
+    table = Table(
+        name=f"gains-{view.first.stem}",
+        title=f"Against random, all budgets pooled: {view.title}",
         corner="method",
         columns=tuple(name for name, _ in columns),
         rows=rows,
@@ -69,10 +67,16 @@ def gains_table(groups: Groups, words: Mapping[str, str]) -> Table | None:
         ),
         across="evaluator",
     )
+    return [table]
 
 
-def pairwise_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, str]) -> Table | None:
-    """Row minus column for every pair of methods, pooled over IPC and seeds; None for fewer than three methods with results."""
+def pairwise_tables(view: View) -> list[Table]:
+    """Row minus column for every pair of methods, pooled over IPC and seeds, for each evaluator; none for fewer than three methods."""
+    tables = (_pairwise_table(view, group, cells) for group, cells in view.groups.items())
+    return [table for table in tables if table is not None]
+
+
+def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Table | None:
     names = [m for m in methods(cells) if any(cell.n for cell in cells if cell.method == m)]
     if len(names) < MIN_METHODS:
         return None
@@ -88,14 +92,14 @@ def pairwise_table(group: Group, cells: Sequence[CellResult], words: Mapping[str
                 shown.append(Cell())
                 continue
             shown.append(_pair_cell(differences[a, b], adjusted[a, b], _networks_p(cells, a, b)))
-        rows.append(Row(Cell(words.get(a, a)), tuple(shown)))
+        rows.append(Row(Cell(view.say(a)), tuple(shown)))
     keys = tuple(key for cell in cells if cell.ipc is not None for key in cell.keys)
-    rows = [Row(row.label, tuple(_with_records(cell, keys) if cell.text else cell for cell in row.cells)) for row in rows[:-1]]
+    rows = [Row(row.label, tuple(replace(cell, records=keys) if cell.text else cell for cell in row.cells)) for row in rows[:-1]]
     return Table(
         name=f"pairs-{group.name}",
         title=f"Row minus column, all budgets pooled: {group.title}",
         corner="method",
-        columns=tuple(words.get(m, m) for m in names[1:]),
+        columns=tuple(view.say(m) for m in names[1:]),
         rows=tuple(rows),
         caption=(
             "Mean difference of accuracy in points over blocks of (IPC, seed); sign-flip permutation test, Holm-corrected over all pairs; "
@@ -106,15 +110,31 @@ def pairwise_table(group: Group, cells: Sequence[CellResult], words: Mapping[str
     )
 
 
-def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture] | str | None:
-    """Mean ranks with Nemenyi's critical difference over complete blocks of (evaluator, IPC).
+@dataclass(frozen=True)
+class Ranks:
+    """Mean rank of every method over complete blocks of (evaluator, IPC), best first. difference: Nemenyi's; p: Friedman's."""
 
-    None for fewer than three methods; with too few complete blocks, the sentence that says why it is refused.
-    """
-    all_cells = [cell for cells in groups.values() for cell in cells if cell.method != FULL]
-    names = [m for m in methods(all_cells) if any(cell.mean is not None for cell in all_cells if cell.method == m)]
+    mean: Mapping[str, float]
+    wins: Mapping[str, int]
+    blocks: int
+    difference: float
+    p: float
+
+    @property
+    def caption(self) -> str:
+        return (
+            f"Mean rank over {self.blocks} complete blocks of (evaluator, IPC), accuracy averaged over seeds; Friedman {p_value(self.p)}; "
+            f"critical difference {self.difference:.2f} (Nemenyi, α = {ALPHA}). Blocks of one dataset are correlated: the ranks hold here, "
+            "not in general."
+        )
+
+
+def rank_methods(view: View) -> Ranks | str | None:
+    """None for fewer than three methods; with too few complete blocks, the sentence that says why there are no ranks."""
+    budgeted = [cell for cell in view.cells if cell.method != FULL]
+    names = [m for m in methods(budgeted) if any(cell.mean is not None for cell in budgeted if cell.method == m)]
     blocks: list[list[float]] = []
-    for cells in groups.values():
+    for cells in view.groups.values():
         for ipc in ipcs(cells):
             found = [find(cells, method, ipc) for method in names]
             means = [cell.mean for cell in found if cell is not None and cell.mean is not None]
@@ -129,40 +149,48 @@ def rank_table(groups: Groups, words: Mapping[str, str]) -> tuple[Table, Picture
         )
     scores = np.array(blocks)
     ranks = dict(zip(names, average_ranks(scores).tolist(), strict=True))
-    difference, p = critical_difference(len(names), len(blocks)), friedman(scores)
-    first = next(iter(groups))
-    caption = (
-        f"Mean rank over {len(blocks)} complete blocks of (evaluator, IPC), accuracy averaged over seeds; Friedman {p_value(p)}; critical "
-        f"difference {difference:.2f} (Nemenyi, α = {ALPHA}). Blocks of one dataset are correlated: the ranks hold here, not in general."
-    )
-    title = f"Ranks: {first.dataset} ({first.shape}), protocol {first.protocol}, {first.labels} labels"
-    keys = {m: tuple(key for cell in all_cells if cell.method == m for key in cell.keys) for m in names}
     wins = {m: int(np.sum(scores[:, i] >= scores.max(axis=1))) for i, m in enumerate(names)}
     order = sorted(names, key=lambda m: ranks[m])
+    return Ranks({m: ranks[m] for m in order}, wins, len(blocks), critical_difference(len(names), len(blocks)), friedman(scores))
+
+
+def rank_table(view: View) -> list[Table]:
+    """Mean ranks, where there are enough blocks for them."""
+    ranks = rank_methods(view)
+    if not isinstance(ranks, Ranks):
+        return []
+    best = min(ranks.mean.values())
+    keys = {m: tuple(key for cell in view.cells if cell.method == m for key in cell.keys) for m in ranks.mean}
     rows = tuple(
         Row(
-            Cell(words.get(m, m)),
+            Cell(view.say(m)),
             (
-                Cell(f"{ranks[m]:.2f}", bold=ranks[m] - ranks[order[0]] <= difference, data={"value": ranks[m]}, records=keys[m]),
-                Cell(f"{wins[m]} of {len(blocks)}", data={"value": wins[m]}, records=keys[m]),
+                Cell(f"{rank:.2f}", bold=rank - best <= ranks.difference, data={"value": rank}, records=keys[m]),
+                Cell(f"{ranks.wins[m]} of {ranks.blocks}", data={"value": ranks.wins[m]}, records=keys[m]),
             ),
         )
-        for m in order
+        for m, rank in ranks.mean.items()
     )
-    table = Table(f"ranks-{first.stem}", title, "method", ("mean rank", "best in"), rows, caption)
-    return table, rank_figure(f"ranks-{first.stem}", title, ranks, difference, caption, words)
+    return [Table(f"ranks-{view.first.stem}", f"Ranks: {view.title}", "method", ("mean rank", "best in"), rows, ranks.caption)]
 
 
-def correct_bits(row: Mapping[str, object]) -> np.ndarray | None:
+def rank_picture(view: View, palette: Palette) -> Picture | None:
+    """The critical-difference diagram of the same ranks; black, as these diagrams are."""
+    ranks = rank_methods(view)
+    if not isinstance(ranks, Ranks):
+        return None
+    return rank_figure(f"ranks-{view.first.stem}", f"Ranks: {view.title}", ranks.mean, ranks.difference, ranks.caption, view.words)
+
+
+def correct_bits(packed: str | None) -> np.ndarray | None:
     """Per-clip correctness of one tested network as booleans in test-clip order; None where it was not recorded.
 
-    The record packs eight clips to a byte, so up to seven bits of padding follow the last clip; they are False for every network.
+    packed: base64, eight clips to a byte, so up to seven bits of padding follow the last clip; they are False for every network.
     """
-    text = row.get("correct")
-    if not isinstance(text, str):
+    if packed is None:
         return None
     try:
-        return np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)).astype(bool)
+        return np.unpackbits(np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.uint8)).astype(bool)
     except (binascii.Error, ValueError):
         return None
 
@@ -202,12 +230,8 @@ def _networks_p(cells: Sequence[CellResult], a: str, b: str) -> float | None:
     if len(blocks) != 1:
         return None
     ipc, seed = blocks[0]
-    rows = [next((r for c in cells if c.method == m and c.ipc == ipc for r in c.done if int(r["seed"]) == seed), {}) for m in (a, b)]
-    bits = [correct_bits(row) for row in rows]
+    packed = [next((r.correct for c in cells if c.method == m and c.ipc == ipc for r in c.done if r.seed == seed), None) for m in (a, b)]
+    bits = [correct_bits(text) for text in packed]
     if bits[0] is None or bits[1] is None or bits[0].shape != bits[1].shape:
         return None
     return mcnemar(bits[0], bits[1])
-
-
-def _with_records(cell: Cell, records: tuple[str, ...]) -> Cell:
-    return replace(cell, records=records)

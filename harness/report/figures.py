@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, merge_evaluators, methods
-from harness.report.words import plural
+from harness.report.cells import FULL, RANDOM, CellResult, View, find, ipcs, merge_evaluators, methods
+from harness.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 LEGEND_ROW_INCHES = 0.15
 _LEAST_POINTS = 10.0
 """Percentage points that an accuracy axis spans at least, so that noise does not look like a difference."""
+_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")
+"""The colours of seaborn's colour-blind palette that are dark enough for print."""
 _MARKERS = "osD^vPX<>hp*"
 _STYLE: Any = {
     "font.size": 8,
@@ -85,30 +87,25 @@ def _styled(draw: Callable[P, T]) -> Callable[P, T]:
 def make_palette(labels: Sequence[str]) -> Palette:
     """The look of every method, the same in all figures of a report. Random is grey and dashed.
 
-    Seven colours of the colour-blind palette that are dark enough for print; from the eighth method on the line style changes with them.
+    From the eighth method on the line style changes with the colours.
     """
-    import seaborn as sns
-
-    every = sns.color_palette("colorblind", 10)
-    colours = [every[i] for i in (0, 1, 2, 3, 4, 5, 9)]
     styles: list[Any] = ["-", (0, (4, 1.5)), (0, (1, 1))]
     palette: dict[str, dict[str, Any]] = {RANDOM: {"color": "0.45", "marker": "x", "linestyle": "--"}}
     for i, label in enumerate(label for label in labels if label not in (RANDOM, FULL)):
-        style = styles[i // len(colours) % len(styles)]
-        palette[label] = {"color": colours[i % len(colours)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": style}
+        style = styles[i // len(_COLOURS) % len(styles)]
+        palette[label] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": style}
     return palette
 
 
 @_styled
-def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palette, words: Mapping[str, str]) -> Picture | None:
-    """Accuracy against IPC, a panel for each evaluator; groups differ in the evaluator alone. None where there is nothing to draw."""
-    groups = {g: cells for g, cells in groups.items() if any(c.ipc is not None and c.mean is not None for c in cells)}
+def accuracy_figure(view: View, palette: Palette) -> Picture | None:
+    """Accuracy against IPC, a panel for each evaluator. None where there is nothing to draw."""
+    groups = {g: cells for g, cells in view.groups.items() if any(c.ipc is not None and c.mean is not None for c in cells)}
     if not groups:
         return None
     figure, panels = _panels(len(groups))
-    first = next(iter(groups))
     for axes, (group, cells) in zip(panels, groups.items(), strict=True):
-        _draw_accuracy(axes, cells, palette, words)
+        _draw_accuracy(axes, cells, palette, view)
         axes.set_title(group.evaluator)
         axes.set_xlabel("instances per class (IPC)")
     lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
@@ -121,8 +118,8 @@ def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palet
     seeds = sorted({cell.n for cells in groups.values() for cell in cells if cell.ipc is not None and cell.n})
     count = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return Picture(
-        f"accuracy-{first.stem}",
-        f"Accuracy against IPC: {first.dataset} ({first.shape}), protocol {first.protocol}, {first.labels} labels",
+        f"accuracy-{view.first.stem}",
+        f"Accuracy against IPC: {view.title}",
         f"Mean top-1 test accuracy over {count}; bars are ± one sample standard deviation. Dotted: full training split. "
         "Thin dashed: chance. Points of one IPC are set apart a little so that their bars can be read.",
         figure,
@@ -130,8 +127,9 @@ def accuracy_figure(groups: Mapping[Group, Sequence[CellResult]], palette: Palet
 
 
 @_styled
-def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, words: Mapping[str, str]) -> Picture | None:
-    """Peak memory and seconds of distillation against IPC. cells: of any group of one dataset and shape; None where unmeasured."""
+def cost_figure(view: View, palette: Palette) -> Picture | None:
+    """Peak memory and seconds of distillation against IPC. None where unmeasured."""
+    group, cells = view.first, view.cells
     panels_wanted = [
         ("peak_gpu_mib", "peak GPU memory (MiB)"),
         ("peak_cpu_mib", "peak CPU memory (MiB)"),
@@ -148,10 +146,10 @@ def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, wor
             known = [
                 (ipc * _apart(i, len(names)), value)
                 for ipc, cell in points
-                if cell is not None and (value := _cost(cell, name)) is not None
+                if cell is not None and (value := cell.aggregate(name)) is not None
             ]
             if known:
-                axes.plot(*zip(*known, strict=True), **palette[method], label=words.get(method, method))
+                axes.plot(*zip(*known, strict=True), **palette[method], label=view.say(method))
         if name == "peak_cpu_mib":
             baseline = [value for cell in cells for value in cell.values("baseline_cpu_mib")]
             if baseline:
@@ -166,7 +164,7 @@ def cost_figure(group: Group, cells: Sequence[CellResult], palette: Palette, wor
         else:
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     _legend(figure, panels)
-    devices = sorted({str(row["device"]) for cell in cells for row in cell.done if row.get("device")})
+    devices = sorted({row.device for cell in cells for row in cell.done if row.device})
     return Picture(
         f"cost-{group.dataset_stem}",
         f"Cost of distillation against IPC: {group.dataset} ({group.shape})",
@@ -221,7 +219,7 @@ def not_separable(order: Sequence[str], ranks: Mapping[str, float], difference: 
     return [(ranks[order[s]], ranks[order[e]]) for s, e in runs]
 
 
-def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, words: Mapping[str, str]) -> None:
+def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, view: View) -> None:
     budgets, names = ipcs(cells), methods(cells)
     for i, method in enumerate(names):
         shift = _apart(i, len(names))
@@ -230,11 +228,11 @@ def _draw_accuracy(axes: Axes, cells: Sequence[CellResult], palette: Palette, wo
             continue
         xs = [(cell.ipc or 0) * shift for cell in found]
         means, bars = [100 * (cell.mean or 0.0) for cell in found], [100 * (cell.std or 0.0) for cell in found]
-        axes.errorbar(xs, means, bars, **palette[method], elinewidth=0.8, label=words.get(method, method))
+        axes.errorbar(xs, means, bars, **palette[method], elinewidth=0.8, label=view.say(method))
     full = find(cells, FULL, None)
     if full is not None and full.mean is not None:
         axes.axhline(100 * full.mean, color="black", linestyle=":", linewidth=1.0, label="full")
-    chance = [1 / len(row["per_class_accuracy"]) for cell in cells for row in cell.done if _is_list(row.get("per_class_accuracy"))]
+    chance = [1 / len(row.per_class_accuracy) for cell in cells for row in cell.done if row.per_class_accuracy]
     if chance:
         axes.axhline(100 * chance[0], color="0.6", linestyle=(0, (2, 3)), linewidth=0.7, label="chance")
     axes.margins(y=0.06)
@@ -284,14 +282,6 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     columns = max(1, min(len(names), int(figure.get_figwidth() / (0.075 * longest + 0.45))))
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * (math.ceil(len(names) / columns) - 1))
     figure.legend([entries[n] for n in names], names, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2)
-
-
-def _cost(cell: CellResult, name: str) -> float | None:
-    return cell.average(name) if name.endswith("seconds") else cell.peak(name)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0
 
 
 @_styled

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, best_set, find, ipcs, methods
+from harness import metrics
+from harness.metrics import named
+from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, View, best_set, find, ipcs, methods
 from harness.report.statistics import paired_t, t_interval
 from harness.report.tables import DASH, Cell, Row, Table
-from harness.report.words import amount, mebibytes, percent, plural, points, seconds
+from harness.words import amount, percent, plural, points
 
 
-def main_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, str] | None = None) -> Table:
+def main_table(view: View, group: Group) -> Table:
     """Accuracy with its spread and n; under it the difference to random and the share of full, then frames, peak memory and seconds.
 
-    words: method label -> how to call it. Every (method, IPC) that any record of the group names has a cell: a dash with a footnote
-    where nothing was measured.
+    Every (method, IPC) that any row of the group names has a cell: a dash with a footnote where nothing was measured.
     """
-    words = words or {}
+    cells = view.groups[group]
     columns = ipcs(cells)
     full = find(cells, FULL, None)
     bold: set[tuple[str, int]] = set()
@@ -29,10 +31,11 @@ def main_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, st
     rows = []
     for method in methods(cells):
         found = [find(cells, method, ipc) for ipc in columns]
-        row = tuple(_cell(cell, cells, full, (method, ipc) in bold) for cell, ipc in zip(found, columns, strict=True))
-        rows.append(Row(_label(method, [cell for cell in found if cell], group, words), row, reference=method == RANDOM))
+        row = tuple(_cell(cell, view, cells, (method, ipc) in bold) for cell, ipc in zip(found, columns, strict=True))
+        rows.append(Row(_label(method, [cell for cell in found if cell], group, view), row, reference=method == RANDOM))
     if full is not None:
-        rows.append(Row(Cell(words.get(FULL, "full (whole training split)")), (_full_cell(full, max(1, len(columns))),), reference=True))
+        label = Cell(view.words.get(FULL, "full (whole training split)"))
+        rows.append(Row(label, (_full_cell(full, view, max(1, len(columns))),), reference=True))
     return Table(
         name=group.name,
         title=group.title,
@@ -63,54 +66,54 @@ def _caption(group: Group, columns: Sequence[int], has_full: bool) -> str:
 
 
 def _device_remarks(cells: Sequence[CellResult]) -> list[str]:
-    devices = sorted({str(row["device"]) for cell in cells for row in cell.done if row.get("device")})
+    devices = sorted({row.device for cell in cells for row in cell.done if row.device})
     if len(devices) > 1:
         return [f"Seconds and memory come from different devices ({', '.join(devices)}) and are not comparable across them."]
     return [f"Device: {devices[0]}."] if devices else []
 
 
-def _label(method: str, cells: Sequence[CellResult], group: Group, words: Mapping[str, str]) -> Cell:
+def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> Cell:
     notes = []
-    if method in words:
-        notes.append(f"{words[method]}: {method}")
+    if method in view.words:
+        notes.append(f"{view.words[method]}: {method}")
     label_bytes = max((value for cell in cells for value in cell.values("label_bytes")), default=0.0)
     if group.labels == "native" and label_bytes:
         notes.append(f"trains on soft labels of its own, up to {amount(label_bytes)} of labels beside the clips")
-    if any(cell.n > 1 and len({row["distill_key"] for row in cell.done}) == 1 for cell in cells):
+    if any(cell.n > 1 and len({row.distill_key for row in cell.done}) == 1 for cell in cells):
         notes.append("one distilled set for all seeds: the spread is that of training alone")
-    return Cell(words.get(method, method), notes=tuple(notes))
+    return Cell(view.say(method), notes=tuple(notes))
 
 
-def _cell(cell: CellResult | None, cells: Sequence[CellResult], full: CellResult | None, bold: bool) -> Cell:
+def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], bold: bool) -> Cell:
     if cell is None:
         return Cell(DASH, notes=("not run",), data={"status": "absent"})
     notes = missing_notes(cell)
     if cell.mean is None:
-        statuses = "+".join(sorted({str(row["status"]) for row in cell.missing}))
+        statuses = "+".join(sorted({row.status for row in cell.missing}))
         return Cell(DASH, notes=notes, data={"status": statuses}, records=cell.keys)
     gain, gain_data = _gain(cell, cells)
-    relative = _relative(cell, full)
-    share = f"{percent(relative)} % of full" if relative is not None else ""
+    relative = named("relative_accuracy").format(cell.aggregate("relative_accuracy"))
+    share = f"{relative} % of full" if relative else ""
     return Cell(
         text=accuracy_text(cell),
         bold=bold,
         details=tuple(line for line in (" · ".join(part for part in (gain, share) if part), _cost_line(cell)) if line),
-        notes=notes,
-        data={"status": "done", **_numbers(cell), **gain_data, "relative_accuracy": relative, "bold": int(bold)},
+        notes=(*notes, *code_notes(cell, view)),
+        data={"status": "done", **_numbers(cell), **gain_data, "bold": int(bold)},
         records=cell.keys,
     )
 
 
-def _full_cell(full: CellResult, span: int) -> Cell:
+def _full_cell(full: CellResult, view: View, span: int) -> Cell:
     if full.mean is None:
-        return Cell(DASH, notes=missing_notes(full), data={"status": "failed"}, records=full.keys, span=span)
-    train = full.average("train_seconds")
-    detail = " · ".join(part for part in ("100 % of frames", f"{seconds(train)} of training" if train is not None else "") if part)
+        statuses = "+".join(sorted({row.status for row in full.missing}))
+        return Cell(DASH, notes=missing_notes(full), data={"status": statuses}, records=full.keys, span=span)
+    train = named("train_seconds").format(full.aggregate("train_seconds"))
     return Cell(
         accuracy_text(full),
-        details=(detail,),
-        notes=missing_notes(full),
-        data={"status": "done", **_numbers(full), "relative_accuracy": 1.0},
+        details=(" · ".join(["100 % of frames", *([f"{train} of training"] if train else [])]),),
+        notes=(*missing_notes(full), *code_notes(full, view)),
+        data={"status": "done", **_numbers(full)},
         records=full.keys,
         span=span,
     )
@@ -129,14 +132,20 @@ def missing_notes(cell: CellResult) -> tuple[str, ...]:
 
     Says how many where some of the cell's seeds did: "2 of 5 seeds failed: ...".
     """
-    reasons: dict[tuple[str, str], int] = {}
-    for row in cell.missing:
-        reason = str(row.get("reason") or "no reason recorded").strip().splitlines()[0]
-        reasons[str(row["status"]), reason] = reasons.get((str(row["status"]), reason), 0) + 1
+    reasons = Counter((row.status, (row.reason or "no reason recorded").strip().splitlines()[0]) for row in cell.missing)
     total = len(cell.rows)
     return tuple(
         f"{status}: {reason}" if count == total else f"{count} of {plural(total, 'seed')} {status}: {reason}"
         for (status, reason), count in sorted(reasons.items())
+    )
+
+
+def code_notes(cell: CellResult, view: View) -> tuple[str, ...]:
+    """One footnote per thing to know of the code that made the finished seeds; says how many where it is not all of them."""
+    marks = Counter(mark for row in cell.done for mark in view.marks.get(row.key, ()))
+    return tuple(
+        mark if count == cell.n else f"{count} of {plural(cell.n, 'seed')} {'was' if count == 1 else 'were'} {mark}"
+        for mark, count in marks.items()
     )
 
 
@@ -159,38 +168,15 @@ def _gain(cell: CellResult, cells: Sequence[CellResult]) -> tuple[str, dict[str,
     return f"{points(mean)} [{points(interval[0])}, {points(interval[1])}]" if interval else points(mean), data
 
 
-def _relative(cell: CellResult, full: CellResult | None) -> float | None:
-    if full is None or not full.mean or cell.mean is None:
-        return None
-    return cell.mean / full.mean
-
-
 def _cost_line(cell: CellResult) -> str:
-    fraction, gpu, cpu, took = (
-        cell.average("frame_fraction"),
-        cell.peak("peak_gpu_mib"),
-        cell.peak("peak_cpu_mib"),
-        cell.average("distill_seconds"),
+    frames, gpu, cpu, took = (
+        named(name).format(cell.aggregate(name)) for name in ("frame_fraction", "peak_gpu_mib", "peak_cpu_mib", "distill_seconds")
     )
-    memory = f"{mebibytes(gpu)} GPU" if gpu is not None else f"{mebibytes(cpu)} CPU" if cpu is not None else ""
-    frames = f"{percent(fraction, 2)} % frames" if fraction is not None else ""
-    return " · ".join(part for part in (frames, memory, seconds(took) if took is not None else "") if part)
+    memory = f"{gpu} GPU" if gpu else f"{cpu} CPU" if cpu else ""
+    return " · ".join(part for part in (f"{frames} % frames" if frames else "", memory, took) if part)
 
 
 def _numbers(cell: CellResult) -> dict[str, object]:
     interval = t_interval(list(cell.accuracy.values()))
-    return {
-        "accuracy": cell.mean,
-        "std": cell.std,
-        "n": cell.n,
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
-        "frame_fraction": cell.average("frame_fraction"),
-        "frames_stored": cell.average("frames_stored"),
-        "stored_bytes": cell.average("stored_bytes"),
-        "label_bytes": cell.average("label_bytes"),
-        "peak_cpu_mib": cell.peak("peak_cpu_mib"),
-        "peak_gpu_mib": cell.peak("peak_gpu_mib"),
-        "distill_seconds": cell.average("distill_seconds"),
-        "train_seconds": cell.average("train_seconds"),
-    }
+    spread = {"std": cell.std, "n": cell.n, "low": interval[0] if interval else None, "high": interval[1] if interval else None}
+    return {"accuracy": cell.mean, **spread, **{m.name: cell.aggregate(m.name) for m in metrics.METRICS if m.name != "accuracy"}}

@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness.errors import StoreError
-from harness.registry import natural_key
-from harness.report.cells import FULL, method_order
+from harness.names import natural_key
+from harness.record import Record
+from harness.report.cells import FULL, MISSING, method_order
+from harness.report.document import Report, Section
 from harness.report.figures import Picture
 from harness.report.tables import to_html
-from harness.report.words import amount, plural
-
-if TYPE_CHECKING:
-    from harness.report.build import Report, Section
+from harness.words import amount, plural
 
 EMBED_FILE, EMBED_TOTAL = 3 * 2**20, 24 * 2**20
 """Largest preview, and sum of all previews, that are embedded; beyond it the page links to the file beside the records."""
@@ -67,10 +66,9 @@ code { font-size: .85em; background: #f1f3f5; padding: .1em .3em; border-radius:
 def render_page(report: Report, out_dir: Path) -> str:
     """The page. out_dir: where it will lie, for links to files that are too large to embed."""
     rows = report.results.rows
-    done = int((rows["status"] == "done").sum())
-    summary = (
-        f"{plural(done, 'cell')} done of {len(rows)}, last ended {max((str(t) for t in rows['ended_at'].dropna()), default='never')[:16]}"
-    )
+    done = sum(row.status == "done" for row in rows)
+    ended = max((row.ended_at for row in rows if row.ended_at), default="never")
+    summary = f"{plural(done, 'cell')} done of {len(rows)}, last ended {ended[:16]}"
     anchors = [f"s{i}" for i in range(len(report.sections))]
     links = [(f"#{anchor}", section.title) for anchor, section in zip(anchors, report.sections, strict=True)]
     links += [("#previews", "distilled videos"), *([("#failures", "not done")] if report.failures else []), ("#provenance", "provenance")]
@@ -115,31 +113,29 @@ class _Preview:
     dataset: str
     method: str
     ipc: int
-    key: str
+    record: Record
 
 
 def _previews(report: Report, out_dir: Path) -> str:
     """The moving preview of every method's largest set, with its contact sheet."""
     best: dict[tuple[str, str], _Preview] = {}
-    for row in report.results.row_dicts():
-        record = report.results.records.get(row.get("distill_key") or "", {})
-        if "preview.gif" in record.get("artifacts", {}) or "preview.png" in record.get("artifacts", {}):
-            where = f"{row['dataset_label']} ({row['shape']})"
-            found = _Preview(where, row["method_label"], int(row["ipc"]), record["key"])
-            held = best.get((where, found.method))
-            if held is None or found.ipc > held.ipc:
-                best[where, found.method] = found
+    for row in report.results.rows:
+        record = report.results.records.get(row.distill_key or "")
+        if record is not None and row.ipc is not None and not {"preview.gif", "preview.png"}.isdisjoint(record.artifacts):
+            where = f"{row.dataset_label} ({row.shape})"
+            held = best.get((where, row.method_label))
+            if held is None or row.ipc > held.ipc:
+                best[where, row.method_label] = _Preview(where, row.method_label, row.ipc, record)
     order = sorted(best.values(), key=lambda p: (natural_key(p.dataset), method_order(p.method)))
     spent, parts = 0, []
     for preview in order:
-        record = report.results.records[preview.key]
         images = []
         for name in ("preview.gif", "preview.png"):
-            if name in record["artifacts"]:
-                size = int(record["artifacts"][name]["bytes"])
-                embed = size <= EMBED_FILE and spent + size <= EMBED_TOTAL
-                spent += size if embed else 0
-                images.append(_preview_image(report, record, name, embed, out_dir))
+            file = preview.record.artifacts.get(name)
+            if file is not None:
+                embed = file.bytes <= EMBED_FILE and spent + file.bytes <= EMBED_TOTAL
+                spent += file.bytes if embed else 0
+                images.append(_preview_image(report, preview.record, name, embed, out_dir))
         said = report.words.get(preview.method, preview.method)
         title = html.escape(f"{said}, IPC {preview.ipc}, {preview.dataset}")
         sheet = f"<details><summary>contact sheet</summary>{images[1]}</details>" if len(images) > 1 else ""
@@ -150,41 +146,40 @@ def _previews(report: Report, out_dir: Path) -> str:
     return f'<h2 id="previews">Distilled videos</h2><p class="muted">{note}</p><div class="previews">{"".join(parts)}</div>'
 
 
-def _preview_image(report: Report, record: Mapping[str, Any], name: str, embed: bool, out_dir: Path) -> str:
+def _preview_image(report: Report, record: Record, name: str, embed: bool, out_dir: Path) -> str:
     store = report.results.store
     if embed:
         try:
             return f'<img loading="lazy" src="{_data_uri(store.read_artifact(record, name), name[-3:])}" alt="{name}">'
         except StoreError as error:
             return f'<p class="muted">{html.escape(str(error))}</p>'
-    path = f"artifacts/{record['key']}/{name}"
+    path = f"artifacts/{record.key}/{name}"
     target = os.path.relpath(f"{store.path}/{path}", out_dir) if store.is_local else f"{store.root}/{path}"
     image = f'<img loading="lazy" src="{html.escape(target)}" alt="{name}">' if store.is_local else html.escape(target)
-    return f'<a href="{html.escape(target)}">{image}</a><p class="muted">{amount(record["artifacts"][name]["bytes"])}, not embedded</p>'
+    return f'<a href="{html.escape(target)}">{image}</a><p class="muted">{amount(record.artifacts[name].bytes)}, not embedded</p>'
 
 
 def _provenance(report: Report) -> str:
     """Where the numbers come from: commands, code, machines."""
-    origins = [report.results.records[key].get("provenance") or {} for key in report.results.rows["key"]]
-    sweeps = {str(sweep["id"]): sweep for sweep in report.results.store.read_sweeps()}
-    used = sorted({str(origin.get("sweep")) for origin in origins if origin.get("sweep")})
+    origins = [report.results.records[row.key].provenance for row in report.results.rows if row.status != MISSING]
+    sweeps = {sweep.id: sweep for sweep in report.results.sweeps}
     items = []
-    for name in used:
-        sweep = sweeps.get(name, {})
-        count = sum(str(origin.get("sweep")) == name for origin in origins)
-        said = f"{name}: {plural(count, 'cell')}" + (f", {sweep['status']}" if sweep.get("status") else "")
-        command = f"<br><code>{html.escape(str(sweep['command']))}</code>" if sweep.get("command") else ""
+    for name, count in sorted(Counter(origin.sweep for origin in origins).items()):
+        sweep = sweeps.get(name)
+        said = f"{name}: {plural(count, 'cell')}" + (f", {sweep.status}" if sweep is not None else "")
+        command = f"<br><code>{html.escape(sweep.command)}</code>" if sweep is not None else ""
         items.append(f"<li>{html.escape(said)}{command}</li>")
+    libraries = {f"{name} {version}" for origin in origins for name, version in origin.libraries.items()}
     facts = []
-    for name, title in (
-        ("harness", "harness"),
-        ("git", "commit"),
-        ("torch", "torch"),
-        ("python", "python"),
-        ("device", "device"),
-        ("host", "host"),
+    for title, found in (
+        ("harness", {origin.harness for origin in origins}),
+        ("commit", {origin.git for origin in origins}),
+        ("libraries", libraries),
+        ("python", {origin.python for origin in origins}),
+        ("device", {origin.device for origin in origins}),
+        ("host", {origin.host for origin in origins}),
     ):
-        values = sorted({str(origin[name]) for origin in origins if origin.get(name) is not None})
+        values = sorted((value for value in found if value), key=natural_key)
         if values:
             facts.append(f"<li>{title}: {html.escape(', '.join(values))}</li>")
     return (

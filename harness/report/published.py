@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.registry import natural_key
+from harness.names import natural_key
 from harness.report.cells import slug
 from harness.report.tables import DASH, Cell, Row, Table
-from harness.report.words import percent
+from harness.words import percent
 
 DEFAULT = Path(__file__).resolve().parents[2] / "results" / "published.toml"
 _NEEDED = {"dataset": str, "method": str, "evaluator": str, "ipc": int, "metric": str, "accuracy": float, "source": str}

@@ -1,4 +1,7 @@
-"""The tables beside the main one: cost, controls, quality of the sets, accuracy by class, and what is missing."""
+"""The tables beside the main one: cost, quality of the sets, what plugins recorded, controls, accuracy by class, and what is missing.
+
+Which metrics stand in which table follows from where they are recorded (harness.metrics), so that a new one needs no edit here.
+"""
 
 from __future__ import annotations
 
@@ -6,189 +9,206 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from harness.registry import natural_key
-from harness.report.cells import FULL, CellResult, Group, RowDict, find, ipcs, merge_evaluators, methods, number
+from harness import metrics, rows, words
+from harness.metrics import Metric
+from harness.names import natural_key
+from harness.report.cells import FULL, MISSING, CellResult, View, find, ipcs, merge_evaluators, methods
 from harness.report.tables import DASH, Cell, Row, Table
-from harness.report.words import amount, mebibytes, percent, seconds
-from harness.rows import Record
 
-_SET_METRICS = {"frames_stored", "stored_bytes", "label_bytes", "clips_stored", "frame_fraction"}
-"""What the harness itself records of a distilled set; all else came from the method."""
+NO_BREAK = "\u00a0"
+Notes = Callable[[Metric, CellResult], tuple[str, ...]]
 
 
-def cost_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, str]) -> Table:
-    """What a set stores and what it took to make it. cells: of all evaluators of one dataset, protocol and label mode."""
-    columns: tuple[tuple[str, Callable[[CellResult], float | None], Callable[[float], str]], ...] = (
-        ("frames", lambda c: c.average("frames_stored"), lambda v: f"{v:,.0f}"),
-        ("of native", lambda c: c.average("frame_fraction"), lambda v: f"{percent(v, 2)} %"),
-        ("set", lambda c: c.average("stored_bytes"), amount),
-        ("labels", lambda c: c.peak("label_bytes"), amount),
-        ("peak CPU", lambda c: c.peak("peak_cpu_mib"), mebibytes),
-        ("process before", lambda c: c.average("baseline_cpu_mib"), mebibytes),
-        ("peak GPU", lambda c: c.peak("peak_gpu_mib"), mebibytes),
-        ("distillation", lambda c: c.average("distill_seconds"), seconds),
-        ("shared assets", lambda c: c.average("asset_seconds"), seconds),
-    )
-    rows = []
-    for method in methods(cells):
-        for ipc in ipcs(cells):
-            merged = merge_evaluators(cells, method, ipc)
-            if merged is None or not merged.done:
-                continue
-            shown = tuple(_measured(read(merged), write, merged.keys) for _, read, write in columns)
-            rows.append(Row(Cell(f"{words.get(method, method)}, IPC {ipc}"), shown))
-    return Table(
-        name=f"cost-{group.stem}",
-        title=f"Cost: {group.dataset} ({group.shape}), {group.labels} labels",
-        corner="method",
-        columns=tuple(name for name, _, _ in columns),
-        rows=tuple(rows),
-        caption=(
-            "Peaks are the largest over seeds, seconds the mean. Peak GPU is the allocator's; a dash is unmeasured, not 0. Shared assets "
-            "(teachers, backbones, codecs) are made once for all cells that use them: their whole cost stands here, not a share of it."
-        ),
+def cost_table(view: View) -> list[Table]:
+    """What a set stores and what it took to make it, a row for each set whichever evaluators it served."""
+    shown = [m for m in metrics.METRICS if m.place in ("set", "assets") or m.unit == "bytes"]
+
+    def notes(metric: Metric, cell: CellResult) -> tuple[str, ...]:
+        return _made_elsewhere(cell) if metric.place == "assets" else ()
+
+    return _metric_table(
+        f"cost-{view.first.stem}",
+        f"Cost: {view.first.dataset} ({view.first.shape}), {view.first.labels} labels",
+        shown,
+        _sets(view),
+        "Whole costs: peaks are the largest over seeds, seconds the mean, wall time beside the CPU time of all threads. Assets (teachers, "
+        "backbones, codecs) are made once for all cells that use them: all of their cost stands here, not a share of it. A dash is "
+        "unmeasured, not 0; what nothing measured has no column.",
+        notes,
     )
 
 
-def controls_table(group: Group, cells: Sequence[CellResult], words: Mapping[str, str]) -> Table:
-    """Do the distilled videos teach motion? The same networks, tested on clips without it."""
-    columns = (
-        ("top-1", "accuracy"),
-        ("top-5", "accuracy_top5"),
-        ("single frame", "accuracy_single_frame"),
-        ("shuffled", "accuracy_shuffled"),
-        ("reversed", "accuracy_reversed"),
-        ("ECE", "ece"),
-    )
-    rows = []
-    for cell in cells:
-        if cell.done:
-            label = f"{words.get(cell.method, cell.method)}{f', IPC {cell.ipc}' if cell.ipc is not None else ''}"
-            shown = [_measured(cell.average(name), percent, cell.keys) for _, name in columns]
-            shown += [_measured(cell.average("train_seconds"), seconds, cell.keys)]
-            shown += [_measured(cell.peak("train_peak_gpu_mib") or cell.peak("train_peak_cpu_mib"), mebibytes, cell.keys)]
-            rows.append(Row(Cell(label), tuple(shown), reference=cell.method == FULL))
-    return Table(
-        name=f"controls-{group.name}",
-        title=f"Controls: {group.title}",
-        corner="method",
-        columns=(*(name for name, _ in columns), "training", "peak of training"),
-        rows=tuple(rows),
-        caption=(
-            "Mean over seeds, in %. Single frame: every test clip shown as one of its frames repeated; shuffled: its frames permuted; "
-            "reversed: backwards. A network that keeps its accuracy there was not taught motion. ECE: expected "
-            "calibration error, 15 bins. Peak of training: the allocator's on a GPU, else the process's."
-        ),
+def quality_table(view: View) -> list[Table]:
+    """Every set in a teacher's features, whatever method made it."""
+    return _metric_table(
+        f"quality-{view.first.stem}",
+        f"Quality of the sets: {view.first.dataset} ({view.first.shape})",
+        [m for m in metrics.METRICS if m.place == "quality"],
+        _sets(view),
+        "Mean over seeds, measured outside the timed phases by a teacher that was trained on the whole training split.",
     )
 
 
-def quality_table(group: Group, cells: Sequence[CellResult], records: Mapping[str, Record], words: Mapping[str, str]) -> Table | None:
-    """What methods recorded of their own sets, by method and IPC; None where none recorded anything."""
-    found: dict[tuple[str, int], dict[str, list[float]]] = {}
-    keys: dict[tuple[str, int], list[str]] = {}
-    for method in methods(cells):
-        for ipc in ipcs(cells):
-            rows = [row for cell in cells if cell.method == method and cell.ipc == ipc for row in cell.rows]
-            for key in dict.fromkeys(str(row["distill_key"]) for row in rows):
-                for name, value in records.get(key, {}).get("metrics", {}).items():
-                    if name not in _SET_METRICS and value is not None:
-                        found.setdefault((method, ipc), {}).setdefault(name, []).append(value)
-                        keys.setdefault((method, ipc), []).append(key)
-    names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
-    if not names:
-        return None
-    rows_ = tuple(
-        Row(
-            Cell(f"{words.get(method, method)}, IPC {ipc}"),
-            tuple(
-                _measured(float(np.mean(metrics[n])) if n in metrics else None, lambda v: f"{v:.4g}", tuple(keys[method, ipc]))
-                for n in names
-            ),
+def recorded_tables(view: View) -> list[Table]:
+    """What plugins recorded beside the harness's own metrics, for each evaluator: methods of their sets, networks of themselves."""
+    return [
+        table
+        for group, cells in view.groups.items()
+        for table in _metric_table(
+            f"recorded-{group.name}",
+            f"Recorded by methods and networks: {group.title}",
+            list({metric.name: metric for cell in cells for metric in cell.declared}.values()),
+            [(_label(view, cell), cell) for cell in cells if cell.declared],
+            "As the plugins recorded it and describe it, the seeds put together as they say.",
         )
-        for (method, ipc), metrics in found.items()
-    )
-    return Table(
-        name=f"quality-{group.stem}",
-        title=f"What methods record of their sets: {group.dataset} ({group.shape})",
-        corner="method",
-        columns=tuple(name.replace("_", " ") for name in names),
-        rows=rows_,
-        caption="Mean over seeds, as the methods recorded it while they distilled.",
-    )
+    ]
 
 
-def per_class_table(group: Group, cells: Sequence[CellResult], classes: Sequence[str], words: Mapping[str, str]) -> Table | None:
-    """Accuracy of every class at the largest IPC; None where it was not recorded. classes: names, or empty for numbers."""
-    budgets = ipcs(cells)
-    if not budgets:
-        return None
-    shown = [cell for cell in (find(cells, m, budgets[-1]) for m in methods(cells)) if cell is not None]
-    full = find(cells, FULL, None)
-    shown += [full] if full is not None else []
-    by_method = {cell.method: _class_means(cell) for cell in shown}
-    by_method = {method: means for method, means in by_method.items() if means}
-    if not by_method:
-        return None
-    count = max(len(means) for means in by_method.values())
-    keys = {cell.method: cell.keys for cell in shown}
-    rows = tuple(
-        Row(
-            Cell(classes[i] if i < len(classes) else str(i)),
-            tuple(_measured(means[i] if i < len(means) else None, percent, keys[m]) for m, means in by_method.items()),
+def controls_tables(view: View) -> list[Table]:
+    """Do the distilled videos teach motion? The same networks, tested on clips without it; and what their training took."""
+    shown = [m for m in metrics.METRICS if m.place == "cell" and m.unit != "bytes"]
+    return [
+        table
+        for group, cells in view.groups.items()
+        for table in _metric_table(
+            f"controls-{group.name}",
+            f"Controls: {group.title}",
+            shown,
+            [(_label(view, cell), cell) for cell in cells],
+            "Mean over seeds; of memory the largest. A network that keeps its accuracy on single, shuffled or reversed frames was not "
+            "taught motion.",
         )
-        for i in range(count)
-    )
-    return Table(
-        name=f"classes-{group.name}",
-        title=f"By class at IPC {budgets[-1]}: {group.title}",
-        corner="class",
-        columns=tuple(words.get(method, method) for method in by_method),
-        rows=rows,
-        caption="Top-1 accuracy on the test clips of each class in %, mean over seeds.",
-    )
+    ]
 
 
-def failures_table(cells: Sequence[CellResult], words: Mapping[str, str]) -> Table | None:
-    """What is not done, with its reason; cells that fail alike share a row. None where all is done."""
-    alike: dict[tuple[str, ...], list[tuple[str, RowDict]]] = {}
+def per_class_tables(view: View) -> list[Table]:
+    """Accuracy of every class at the largest IPC, for each evaluator; none where it was not recorded."""
+    found = []
+    for group, cells in view.groups.items():
+        budgets = ipcs(cells)
+        shown = [cell for m in methods(cells) if budgets and (cell := find(cells, m, budgets[-1])) is not None]
+        full = find(cells, FULL, None)
+        means = [(cell, values) for cell in (*shown, *([full] if shown and full else [])) if (values := _class_means(cell))]
+        if not means:
+            continue
+        names = next((row.classes for cell, _ in means for row in cell.done if row.classes), ())
+        count = max(len(values) for _, values in means)
+        lines = tuple(
+            Row(
+                Cell(names[i] if i < len(names) else str(i)),
+                tuple(_measured(v[i] if i < len(v) else None, words.percent, cell.keys) for cell, v in means),
+            )
+            for i in range(count)
+        )
+        found.append(
+            Table(
+                name=f"classes-{group.name}",
+                title=f"By class at IPC {budgets[-1]}: {group.title}",
+                corner="class",
+                columns=tuple(view.say(cell.method) for cell, _ in means),
+                rows=lines,
+                caption="Top-1 accuracy on the test clips of each class in %, mean over seeds.",
+            )
+        )
+    return found
+
+
+def failures_table(cells: Sequence[CellResult], said: Mapping[str, str]) -> Table | None:
+    """What is not done, with its reason; cells that fail alike share a row. None where all is done. said: method -> what to call it."""
+    alike: dict[tuple[str, ...], list[tuple[str, rows.Row]]] = {}
     for cell in cells:
         for row in cell.missing:
-            reason = str(row.get("reason") or "no reason recorded")
             what = (cell.method, f"{cell.group.dataset} ({cell.group.shape})", "all" if cell.ipc is None else str(cell.ipc))
-            alike.setdefault((*what, cell.group.protocol, str(row["status"]), reason), []).append((cell.group.evaluator, row))
-    rows = []
+            reason = row.reason or "no reason recorded"
+            alike.setdefault((*what, cell.group.protocol, row.status, reason), []).append((cell.group.evaluator, row))
+    lines = []
     for (method, dataset, ipc, protocol, status, reason), found in alike.items():
-        logs = sorted({str(row["log"]) for _, row in found if isinstance(row.get("log"), str)})
+        logs = sorted({row.log for _, row in found if row.log})
         parts = (
             dataset,
             ipc,
             protocol,
             ", ".join(sorted({evaluator for evaluator, _ in found}, key=natural_key)),
-            ", ".join(str(seed) for seed in sorted({int(row["seed"]) for _, row in found})),
+            ", ".join(str(seed) for seed in sorted({row.seed for _, row in found})),
             status,
             reason,
             logs[0] + (f" and {len(logs) - 1} more" if len(logs) > 1 else "") if logs else "",
         )
-        keys = tuple(str(row["key"]) for _, row in found)
-        shown = tuple(Cell(part, data={"value": part}, records=keys) for part in parts)
-        rows.append(Row(Cell(words.get(method, method)), shown))
-    if not rows:
+        keys = tuple(row.key for _, row in found if row.status != MISSING)
+        lines.append(Row(Cell(said.get(method, method)), tuple(Cell(part, data={"value": part}, records=keys) for part in parts)))
+    if not lines:
         return None
     columns = ("dataset", "IPC", "protocol", "evaluators", "seeds", "status", "reason", "log of the first")
-    return Table("failures", "Cells that are not done", "method", columns, tuple(rows))
+    return Table("failures", "Cells that are not done", "method", columns, tuple(lines))
+
+
+def head(metric: Metric) -> str:
+    """A column's header: the metric's title, "%" where its values are shown in it, and an arrow to where it is better; none stands alone.
+
+    >>> head(Metric("coverage", unit="fraction", better="higher")).replace(NO_BREAK, " "), head(Metric("train_steps"))
+    ('coverage, % ↑', 'train steps')
+    """
+    arrow = {"higher": f"{NO_BREAK}↑", "lower": f"{NO_BREAK}↓", "": ""}[metric.better]
+    return f"{metric.heading}{f',{NO_BREAK}%' if metric.unit == 'fraction' else ''}{arrow}"
+
+
+def _sets(view: View) -> list[tuple[str, CellResult]]:
+    """Every method and IPC with one row for each set, which is not counted per evaluator."""
+    cells = [merge_evaluators(view.cells, method, ipc) for method in methods(view.cells) for ipc in ipcs(view.cells)]
+    return [(_label(view, cell), cell) for cell in cells if cell is not None]
+
+
+def _label(view: View, cell: CellResult) -> str:
+    return f"{view.say(cell.method)}{'' if cell.ipc is None else f', IPC {cell.ipc}'}"
+
+
+def _metric_table(
+    name: str, title: str, shown: Sequence[Metric], cells: Sequence[tuple[str, CellResult]], caption: str, notes: Notes | None = None
+) -> list[Table]:
+    """Metrics of finished cells, a column each, explained in the caption; without those that nothing measured. cells: with their labels."""
+    cells = [(label, cell) for label, cell in cells if cell.done]
+    shown = [metric for metric in shown if any(cell.values(metric.name) for _, cell in cells)]
+    if not shown:
+        return []
+    lines = tuple(
+        Row(
+            Cell(label),
+            tuple(_measured(cell.aggregate(m.name), m.format, cell.keys, notes(m, cell) if notes is not None else ()) for m in shown),
+            reference=cell.method == FULL,
+        )
+        for label, cell in cells
+    )
+    said = [f"{metric.heading[0].upper()}{metric.heading[1:]}: {metric.doc}" for metric in shown if metric.doc]
+    return [
+        Table(
+            name,
+            title,
+            "method",
+            tuple(head(metric) for metric in shown),
+            lines,
+            " ".join([caption, *said]),
+            names=tuple(metric.name for metric in shown),
+        )
+    ]
+
+
+def _made_elsewhere(cell: CellResult) -> tuple[str, ...]:
+    """What it took to make the assets that were not made in a task here, one sentence each."""
+    costs = {cost.name: cost for row in cell.done for cost in row.assets if cost.elsewhere}
+    return tuple(
+        f"{cost.name}: {words.seconds(cost.seconds)}{f' on {cost.device}' if cost.device else ''}, {cost.elsewhere}"
+        for cost in costs.values()
+    )
 
 
 def _class_means(cell: CellResult) -> list[float | None]:
     """Mean over seeds of the accuracy of each class; None for a class without test clips."""
-    arrays = [row["per_class_accuracy"] for row in cell.done if isinstance(row.get("per_class_accuracy"), (list, tuple))]
     means: list[float | None] = []
-    for values in zip(*arrays, strict=False):
-        known = [v for v in (number({"v": value}, "v") for value in values) if v is not None]
+    for values in zip(*(row.per_class_accuracy for row in cell.done if row.per_class_accuracy), strict=False):
+        known = [value for value in values if value is not None]
         means.append(float(np.mean(known)) if known else None)
     return means
 
 
-def _measured(value: float | None, write: Callable[[float], str], records: tuple[str, ...]) -> Cell:
-    if value is None:
-        return Cell(DASH, data={"value": None}, records=records)
-    return Cell(write(value), data={"value": value}, records=records)
+def _measured(value: float | None, write: Callable[[float], str], records: tuple[str, ...], notes: tuple[str, ...] = ()) -> Cell:
+    return Cell(DASH if value is None else write(value), notes=notes, data={"value": value}, records=records)

@@ -42,7 +42,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """name: file stem. corner: header of the label column. columns: headers. across: what the columns are ("IPC"), for the CSV."""
+    """One table.
+
+    name: file stem. corner: header of the label column. columns: headers. across: what the columns are ("IPC"), for the CSV.
+    names: headers for the CSV, where they are not those for people.
+    """
 
     name: str
     title: str
@@ -51,6 +55,7 @@ class Table:
     rows: tuple[Row, ...]
     caption: str = ""
     across: str = "column"
+    names: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,6 +120,7 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "]": "{]}",
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "—": "---", "–": "--", "·": r"$\cdot$", "Δ": r"$\Delta$", "≥": r"$\geq$",
     "≤": r"$\leq$", "α": r"$\alpha$", "→": r"$\to$", "…": r"\ldots{}", "\u202f": r"\,", "\u00a0": "~",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 
 
@@ -179,7 +185,7 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if set(names) <= {"value"}:
-        writer.writerow([table.corner, *table.columns])
+        writer.writerow([table.corner, *(table.names or table.columns)])
         for row in table.rows:
             values = [[_plain(cell.data.get("value", cell.text)), *[""] * (cell.span - 1)] for cell in row.cells]
             writer.writerow([row.label.text, *(text for texts in values for text in texts)])

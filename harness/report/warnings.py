@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.names import natural_key
 from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
 from harness.report.load import Results
-from harness.report.words import percent, plural
+from harness.words import percent, plural
 
 
-def store_warnings(results: Results) -> list[str]:
-    """Warnings about the results as a whole: damaged and superseded records, code that was not committed."""
+def store_warnings(results: Results, stale: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """Warnings about the results as a whole: what cannot be read, what other code made, code that was not committed.
+
+    stale: key of a row -> what of the code that made it is another now, such as "harness" or "method gvd".
+    """
     found = [f"Left out: {line}." for line in results.damaged]
     if results.superseded:
-        count = plural(len(results.superseded), "older record")
-        found.append(f"{count} of cells that ran again with other code or parameters are superseded by the newest and not shown.")
+        older = plural(len(results.superseded), "older record")
+        found.append(f"{older} of cells that ran again with other code or parameters are superseded by the newest and not shown.")
+    if results.other_code:
+        count = len(results.other_code)
+        found.append(
+            f"{plural(count, 'cell')} {'was' if count == 1 else 'were'} made by other code than the newest seed beside "
+            f"{'it' if count == 1 else 'them'} and kept because that was asked for: averaged with it, and marked."
+        )
+    changed = [parts for row in results.rows if (parts := (stale or {}).get(row.key))]
+    if changed:
+        what = ", ".join(sorted({part for parts in changed for part in parts}, key=natural_key))
+        made = f"{plural(len(changed), 'cell')} {'was' if len(changed) == 1 else 'were'} made by other code than the present"
+        found.append(f"{made} ({what}); `run` makes {'it' if len(changed) == 1 else 'them'} again.")
     for record in results.records.values():
-        left_out = record.get("metrics", {}).get("clips_left_out") if record["kind"] == "data" else None
+        left_out = record.metrics.get("clips_left_out") if record.kind == "data" else None
         if left_out:
-            found.append(
-                f"{record['spec']['dataset']['name']}: {plural(int(left_out), 'clip')} could not be read and left out of the dataset."
-            )
-    rows = results.row_dicts()
-    shown = [results.records[row["key"]].get("provenance") or {} for row in rows if row["status"] == "done"]
-    dirty = sum(bool(origin.get("git_dirty")) for origin in shown)
+            found.append(f"{record.spec.dataset.name}: {plural(int(left_out), 'clip')} could not be read and left out of the dataset.")
+    shown = [results.records[row.key].provenance for row in results.rows if row.status == "done"]
+    dirty = sum(bool(origin.git_dirty) for origin in shown)
     if dirty:
         found.append(
             f"{plural(dirty, 'cell')} of {len(shown)} ran from a checkout with uncommitted changes: their commit does not name their code."
         )
-    versions = sorted({str(origin.get("harness")) for origin in shown})
+    versions = sorted({origin.harness for origin in shown}, key=natural_key)
     if len(versions) > 1:
         found.append(f"Cells were made by different versions of the harness: {', '.join(versions)}.")
     return found
@@ -62,7 +74,7 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
 def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
     if full is None or full.mean is None:
         return [f"{group.title}: no result of full, so relative accuracy is unknown."]
-    classes = next((len(row["per_class_accuracy"]) for row in full.done if isinstance(row.get("per_class_accuracy"), (list, tuple))), 0)
+    classes = next((len(row.per_class_accuracy) for row in full.done if row.per_class_accuracy), 0)
     if classes and full.mean < 1.5 / classes:
         return [
             f"{group.title}: full reaches {percent(full.mean)} % where chance is {percent(1 / classes)} %, so this recipe does not train "
@@ -82,21 +94,27 @@ def _seed_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
 
 
 def _mixture_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
-    """Cells under one name that were not made alike: another dataset digest, evaluator or recipe, or another device."""
+    """Cells under one name that were not made alike: another dataset, evaluator or recipe, other libraries, or another device."""
     found = []
-    for column, what in (
-        ("dataset_digest", "different versions of the dataset"),
-        ("evaluator_digest", "different versions or parameters of the evaluator"),
-        ("recipe_digest", f"different recipes under the protocol name {group.protocol!r}"),
+    rows = [row for cell in cells if cell.ipc is not None for row in cell.done]
+    for digests, what in (
+        ({row.dataset_digest for row in rows}, "different versions of the dataset"),
+        ({row.evaluator_digest for row in rows}, "different versions or parameters of the evaluator"),
+        ({row.recipe_digest for row in rows}, f"different recipes under the protocol name {group.protocol!r}"),
     ):
-        by_method: Mapping[str, set[object]] = {
-            cell.method: {row[column] for row in cell.done} for cell in cells if cell.ipc is not None and cell.done
-        }
-        if len(set().union(*by_method.values())) > 1:
+        if len(digests) > 1:
             found.append(f"{group.title}: cells were made with {what} and are not comparable; run the older ones again.")
-    devices = {str(row["device"]) for cell in cells for row in cell.done if row.get("device")}
+    rows = [row for cell in cells for row in cell.done]
+    mixed = []
+    for library in sorted({name for row in rows for name in row.libraries}):
+        versions = sorted({row.libraries[library] for row in rows if library in row.libraries}, key=natural_key)
+        if len(versions) > 1:
+            mixed.append(f"{library} ({', '.join(versions)})")
+    if mixed:
+        found.append(f"{group.title}: cells were made with different versions of {', '.join(mixed)}.")
+    devices = sorted({row.device for row in rows if row.device})
     if len(devices) > 1:
-        found.append(f"{group.title}: cells ran on different devices ({', '.join(sorted(devices))}); seconds and memory do not compare.")
+        found.append(f"{group.title}: cells ran on different devices ({', '.join(devices)}); seconds and memory do not compare.")
     return found
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.report.cells import CellResult, Group, gather
-from harness.report.compare import gains_table, pairwise_table, rank_table
+from harness.report.cells import CellResult, Group, View, gather
+from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
+from harness.report.figures import make_palette
 from harness.report.statistics import average_ranks, holm, mcnemar, sign_flip
 from harness.report.tables import DASH, Table
+from harness.rows import Row
 from tests.report.test_main_table import BETTER, RANDOM, column, row
 
 Groups = dict[Group, list[CellResult]]
@@ -18,7 +20,7 @@ Groups = dict[Group, list[CellResult]]
 def grid(
     methods: dict[str, float], *, ipcs: tuple[int, ...] = (1, 5, 10), evaluators: tuple[str, ...] = ("net",), seeds: int = 5
 ) -> Groups:
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for e, evaluator in enumerate(evaluators):
         for m, (method, level) in enumerate(methods.items()):
             for ipc in ipcs:
@@ -27,14 +29,14 @@ def grid(
     return gather(rows)
 
 
-def cell(table: Table | None, method: str, where: str) -> Any:
-    assert table is not None
+def cell(tables: list[Table], method: str, where: str) -> Any:
+    (table,) = tables
     return next(r for r in table.rows if r.label.text == method).cells[table.columns.index(where)]
 
 
 def test_gains_pool_blocks_of_ipc_and_seed_with_holm_over_methods() -> None:
     groups = grid({"random": 0.4, "dm": 0.4, "gvd": 0.5})
-    table, cells = gains_table(groups, {}), next(iter(groups.values()))
+    table, cells = gains_table(View(groups)), next(iter(groups.values()))
     by_key = {(c.method, c.ipc): c.accuracy for c in cells}
     differences = {m: [by_key[m, ipc][s] - by_key["random", ipc][s] for ipc in (1, 5, 10) for s in range(5)] for m in ("dm", "gvd")}
     adjusted = holm([sign_flip(d) for d in differences.values()])
@@ -48,8 +50,8 @@ def test_gains_pool_blocks_of_ipc_and_seed_with_holm_over_methods() -> None:
 
 def test_evaluators_that_share_a_set_are_one_block() -> None:
     groups = grid({"random": 0.4, "gvd": 0.5}, evaluators=("a", "b"), ipcs=(1, 5), seeds=4)
-    table = gains_table(groups, {})
-    assert table is not None and table.columns == ("a", "b", "all evaluators")
+    table = gains_table(View(groups))
+    assert table[0].columns == ("a", "b", "all evaluators")
     both = cell(table, "gvd", "all evaluators")
     assert both.data["blocks"] == 8, "not 16: two networks on one distilled set are no two draws of it"
     assert both.data["difference"] == pytest.approx(
@@ -58,20 +60,18 @@ def test_evaluators_that_share_a_set_are_one_block() -> None:
 
 
 def test_too_few_blocks_are_said_to_be_too_few() -> None:
-    table = gains_table(gather(column("random", 1, RANDOM) + column("gvd", 1, BETTER)), {})
+    table = gains_table(View(gather(column("random", 1, RANDOM) + column("gvd", 1, BETTER))))
     shown = cell(table, "gvd", "net")
     assert shown.details == ("n too small, ahead in 5 of 5",) and not shown.bold and shown.data["p_holm"] is None
 
 
 def test_without_random_there_is_nothing_to_gain() -> None:
-    assert gains_table(gather(column("gvd", 1, BETTER)), {}) is None
+    assert gains_table(View(gather(column("gvd", 1, BETTER)))) == []
 
 
 def test_pairs_use_only_what_both_have() -> None:
     rows = column("random", 1, RANDOM) + column("gvd", 1, BETTER) + column("dm", 5, BETTER) + column("random", 5, RANDOM)
-    groups = gather(rows)
-    group, cells = next(iter(groups.items()))
-    table = pairwise_table(group, cells, {})
+    table = pairwise_tables(View(gather(rows)))
     assert cell(table, "random", "dm").data["blocks"] == 5
     assert cell(table, "dm", "gvd").text == DASH and cell(table, "dm", "gvd").notes == ("no shared block",)
     assert cell(table, "random", "gvd").data["difference"] == pytest.approx(np.mean(np.subtract(RANDOM, BETTER)))
@@ -81,24 +81,24 @@ def test_a_single_pair_of_networks_gets_a_test_over_clips() -> None:
     rng = np.random.default_rng(0)
     bits = {m: rng.random(240) < level for m, level in (("random", 0.4), ("dm", 0.5), ("gvd", 0.8))}
     rows = [row(m, 1, 0, float(b.mean()), correct=base64.b64encode(np.packbits(b).tobytes()).decode()) for m, b in bits.items()]
-    group, cells = next(iter(gather(rows).items()))
-    shown = cell(pairwise_table(group, cells, {}), "random", "gvd")
+    shown = cell(pairwise_tables(View(gather(rows))), "random", "gvd")
     assert shown.data["p_mcnemar"] == pytest.approx(mcnemar(bits["random"], bits["gvd"]))
     assert shown.details[0].startswith("McNemar p") and not shown.bold, "it speaks of two networks, not of the methods"
 
 
 def test_ranks_are_refused_below_six_complete_blocks() -> None:
-    refused = rank_table(grid({"random": 0.4, "dm": 0.42, "gvd": 0.5}), {})
+    few = View(grid({"random": 0.4, "dm": 0.42, "gvd": 0.5}))
+    refused = rank_methods(few)
     assert isinstance(refused, str) and refused.endswith("in which every method has a result; there are 3.")
-    assert rank_table(grid({"random": 0.4, "gvd": 0.5}, evaluators=("a", "b")), {}) is None
+    assert rank_table(few) == [] and rank_picture(few, make_palette([])) is None
+    assert rank_methods(View(grid({"random": 0.4, "gvd": 0.5}, evaluators=("a", "b")))) is None
 
 
 def test_ranks_over_complete_blocks() -> None:
     groups = grid({"random": 0.4, "dm": 0.5, "gvd": 0.6}, evaluators=("a", "b"), seeds=3)
-    made = rank_table(groups, {"gvd": "guided"})
-    assert isinstance(made, tuple)
-    table, picture = made
+    view = View(groups, {"gvd": "guided"})
+    (table,), picture = rank_table(view), rank_picture(view, make_palette([]))
     assert [r.label.text for r in table.rows] == ["guided", "dm", "random"]
     scores = np.array([[c.mean for c in cells if c.ipc == ipc] for cells in groups.values() for ipc in (1, 5, 10)], dtype=float)
     assert sorted(float(r.cells[0].data["value"]) for r in table.rows) == sorted(average_ranks(scores).tolist())  # type: ignore[arg-type]
-    assert picture.png.startswith(b"\x89PNG")
+    assert picture is not None and picture.png.startswith(b"\x89PNG")

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from harness.report.cells import gather, methods
+from harness.report.cells import View, gather, methods
 from harness.report.figures import COLUMN_INCHES, PAGE_INCHES, accuracy_figure, cost_figure, make_palette
 from tests.report.test_compare import grid
 from tests.report.test_main_table import BETTER, RANDOM, column, row
@@ -24,7 +24,7 @@ def lines(axes: Any) -> dict[str, np.ndarray]:
 
 def test_accuracy_has_a_panel_for_each_evaluator_and_a_point_for_each_budget() -> None:
     groups = grid(LEVELS, evaluators=("a", "b"))
-    picture = accuracy_figure(groups, make_palette(LABELS), {"gvd": "guided"})
+    picture = accuracy_figure(View(groups, {"gvd": "guided"}), make_palette(LABELS))
     assert picture is not None
     panels = picture.figure.axes
     assert [axes.get_title() for axes in panels] == ["a", "b"]
@@ -44,7 +44,7 @@ def test_long_names_in_the_legend_take_no_room_from_the_panels() -> None:
     for length in (0, 90):
         levels = {"random": 0.3} | {f"m{i}" + "x" * length: 0.4 for i in range(9)}
         groups = grid(levels, evaluators=("a", "b", "c"))
-        picture = accuracy_figure(groups, make_palette(list(levels)), {})
+        picture = accuracy_figure(View(groups), make_palette(list(levels)))
         assert picture is not None
         assert picture.png  # the layout is made when it is drawn
         heights.append(picture.figure.axes[0].get_window_extent().height / picture.figure.dpi)
@@ -52,8 +52,8 @@ def test_long_names_in_the_legend_take_no_room_from_the_panels() -> None:
 
 
 def test_reference_lines() -> None:
-    rows = [*column("random", 1, RANDOM, per_class_accuracy=[0.5] * 4), row("full", None, 0, 0.9)]
-    picture = accuracy_figure(gather(rows), make_palette(LABELS), {})
+    rows = [*column("random", 1, RANDOM, per_class_accuracy=(0.5,) * 4), row("full", None, 0, 0.9)]
+    picture = accuracy_figure(View(gather(rows)), make_palette(LABELS))
     assert picture is not None
     drawn = lines(picture.figure.axes[0])
     assert set(drawn["full"][:, 1]) == {90.0} and set(drawn["chance"][:, 1]) == {25.0}
@@ -61,8 +61,7 @@ def test_reference_lines() -> None:
 
 def test_cost_has_one_point_for_each_set_however_many_evaluators_it_served() -> None:
     groups = grid(LEVELS, evaluators=("a", "b", "c"))
-    group = next(iter(groups))
-    picture = cost_figure(group, [cell for cells in groups.values() for cell in cells], make_palette(LABELS), {})
+    picture = cost_figure(View(groups), make_palette(LABELS))
     assert picture is not None
     assert [axes.get_ylabel() for axes in picture.figure.axes] == ["peak CPU memory (MiB)", "distillation (s)"]
     assert all(points.shape == (3, 2) for axes in picture.figure.axes for points in lines(axes).values())
@@ -70,21 +69,19 @@ def test_cost_has_one_point_for_each_set_however_many_evaluators_it_served() -> 
 
 def test_gpu_memory_gets_a_panel_where_it_was_measured() -> None:
     groups = gather(column("random", 1, RANDOM, peak_gpu_mib=800.0) + column("gvd", 1, BETTER, peak_gpu_mib=900.0))
-    group, cells = next(iter(groups.items()))
-    picture = cost_figure(group, cells, make_palette(LABELS), {})
+    picture = cost_figure(View(groups), make_palette(LABELS))
     assert picture is not None and picture.figure.axes[0].get_ylabel() == "peak GPU memory (MiB)"
 
 
 def test_nothing_to_draw_is_no_figure() -> None:
     groups = gather(column("gvd", 1, [None]))
-    assert accuracy_figure(groups, make_palette(LABELS), {}) is None
-    group, cells = next(iter(groups.items()))
-    assert cost_figure(group, cells, make_palette(LABELS), {}) is None
+    assert accuracy_figure(View(groups), make_palette(LABELS)) is None
+    assert cost_figure(View(groups), make_palette(LABELS)) is None
 
 
 def test_sizes_fit_a_column_and_a_page() -> None:
     for evaluators, width in ((("a",), COLUMN_INCHES), (("a", "b", "c", "d", "e"), PAGE_INCHES)):
-        picture = accuracy_figure(grid(LEVELS, evaluators=evaluators), make_palette(LABELS), {})
+        picture = accuracy_figure(View(grid(LEVELS, evaluators=evaluators)), make_palette(LABELS))
         assert picture is not None and picture.figure.get_figwidth() == width
 
 
@@ -96,6 +93,6 @@ def test_twenty_methods_look_different() -> None:
 
 def test_the_callers_settings_are_left_alone() -> None:
     before = dict(mpl.rcParams)
-    picture = accuracy_figure(grid(LEVELS), make_palette(methods([c for v in grid(LEVELS).values() for c in v])), {})
+    picture = accuracy_figure(View(grid(LEVELS)), make_palette(methods(View(grid(LEVELS)).cells)))
     assert picture is not None and picture.png.startswith(b"\x89PNG")
     assert dict(mpl.rcParams) == before

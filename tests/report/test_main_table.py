@@ -1,29 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from harness.report.cells import CellResult, Group, best_set, gather
+from harness.metrics import METRICS
+from harness.report.cells import CellResult, Group, View, best_set, gather
 from harness.report.main_table import main_table
-from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.tables import DASH, Cell, Table
+from harness.report.tables import Row as Line
+from harness.rows import Row, with_relative_accuracy
+
+NAMES = {metric.name for metric in METRICS}
 
 
-def row(method: str, ipc: int | None, seed: int, accuracy: float | None, **fields: Any) -> dict[str, Any]:
-    return {
-        "key": f"{method}-{ipc}-{seed}-{fields.get('evaluator_label', 'net')}-{fields.get('labels', 'hard')}",
-        "dataset_label": "digits",
-        "shape": "8x32x32",
-        "method_label": method,
-        "ipc": ipc,
-        "labels": "hard",
-        "evaluator_label": "net",
-        "protocol": "quick",
-        "seed": seed,
-        "status": "done" if accuracy is not None else "failed",
-        "reason": None if accuracy is not None else "NaN in the loss",
+def row(method: str, ipc: int | None, seed: int, accuracy: float | None, **fields: Any) -> Row:
+    """A row of plausible numbers. fields: metrics, or attributes of the row."""
+    values = {
         "accuracy": accuracy,
         "frame_fraction": 0.0198,
         "peak_cpu_mib": 400.0 + seed,
@@ -31,24 +27,56 @@ def row(method: str, ipc: int | None, seed: int, accuracy: float | None, **field
         "distill_seconds": 10.0 + seed,
         "train_seconds": 5.0,
         "label_bytes": 0.0,
-        "device": "cpu",
-        "distill_key": f"{method}-{ipc}-{seed}",
-        **fields,
+        **{name: value for name, value in fields.items() if name in NAMES},
     }
+    given: dict[str, Any] = {
+        "key": f"{method}-{ipc}-{seed}-{fields.get('evaluator_label', 'net')}-{fields.get('labels', 'hard')}",
+        "name": f"{method} {ipc} {seed}",
+        "status": "done" if accuracy is not None else "failed",
+        "reason": None if accuracy is not None else "NaN in the loss",
+        "log": None,
+        "dataset": "digits",
+        "dataset_label": "digits",
+        "dataset_digest": "d",
+        "clip_shape": (8, 1, 32, 32),
+        "method": method.partition("[")[0],
+        "method_label": method,
+        "ipc": ipc,
+        "labels": "hard",
+        "evaluator": "net",
+        "evaluator_label": "net",
+        "protocol": "quick",
+        "seed": seed,
+        "params": {},
+        "values": values,
+        "declared": (),
+        "assets": (),
+        "distill_key": f"{method}-{ipc}-{seed}",
+        "evaluator_digest": "e",
+        "recipe_digest": "p",
+        "classes": (),
+        "per_class_accuracy": (),
+        "correct": None,
+        "device": "cpu",
+        "ended_at": "2026-03-01T10:00:00+00:00",
+        "sweep": "s",
+        **{name: value for name, value in fields.items() if name not in NAMES},
+    }
+    return Row(**given)
 
 
-def column(method: str, ipc: int, values: list[float | None], **fields: Any) -> list[dict[str, Any]]:
+def column(method: str, ipc: int, values: Sequence[float | None], **fields: Any) -> list[Row]:
     return [row(method, ipc, seed, value, **fields) for seed, value in enumerate(values)]
 
 
-def table(rows: list[dict[str, Any]], labels: str = "hard") -> Table:
-    groups = gather(rows)
+def table(rows: list[Row], labels: str = "hard", words: dict[str, str] | None = None, marks: dict[str, list[str]] | None = None) -> Table:
+    groups = gather(with_relative_accuracy(rows))
     group = next(g for g in groups if g.labels == labels)
-    return main_table(group, groups[group])
+    return main_table(View(groups, words or {}, {}, marks or {}), group)
 
 
 def at(made: Table, method: str, ipc: int) -> Cell:
-    found: Row = next(r for r in made.rows if r.label.text == method)
+    found: Line = next(r for r in made.rows if r.label.text == method)
     return found.cells[made.columns.index(f"IPC {ipc}")]
 
 
@@ -113,6 +141,37 @@ def test_full_is_a_reference_row_over_all_budgets() -> None:
     last = made.rows[-1]
     assert last.reference and last.label.text.startswith("full") and last.cells[0].span == 2 and last.cells[0].text == "80.0 (1)"
     assert at(made, "random", 1).details[0] == "65.0 % of full"
+    assert last.cells[0].data["relative_accuracy"] == 1.0
+
+
+def test_relative_accuracy_is_that_of_the_rows() -> None:
+    """One formula: a reference on another version of the dataset is none."""
+    made = table([*column("random", 1, RANDOM), row("full", None, 0, 0.8, dataset_digest="other")])
+    assert at(made, "random", 1).data["relative_accuracy"] is None and "of full" not in at(made, "random", 1).details[0]
+
+
+def test_a_cell_of_the_table_holds_every_metric_put_together_as_the_metric_says() -> None:
+    data = at(table(column("gvd", 1, BETTER)), "gvd", 1).data
+    assert {metric.name for metric in METRICS} <= set(data)
+    assert data["peak_cpu_mib"] == 404.0 and data["distill_seconds"] == 12.0 and data["peak_gpu_mib"] is None
+
+
+def test_planned_and_not_run_is_a_dash_with_a_footnote_and_names_no_record() -> None:
+    rows = [row("gvd", 1, seed, None, status="missing", reason="planned, not run") for seed in (1, 2)]
+    made = table(
+        [*column("random", 1, RANDOM), row("gvd", 1, 0, 0.6), *rows, row("dm", 1, 0, None, status="missing", reason="planned, not run")]
+    )
+    assert at(made, "gvd", 1).notes == ("2 of 3 seeds missing: planned, not run",) and at(made, "gvd", 1).records == ("gvd-1-0-net-hard",)
+    assert at(made, "dm", 1) == Cell(DASH, notes=("missing: planned, not run",), data={"status": "missing"})
+
+
+def test_footnotes_on_the_code_that_made_a_cell() -> None:
+    rows = column("gvd", 1, BETTER)
+    stale = "made by other code than the present (harness)"
+    marks = {row.key: [stale] for row in rows} | {rows[0].key: ["made by other code than the newest", stale]}
+    made = table(column("random", 1, RANDOM) + rows, marks=marks)
+    assert at(made, "gvd", 1).notes == ("1 of 5 seeds was made by other code than the newest", stale)
+    assert at(made, "random", 1).notes == ()
 
 
 def test_rows_and_columns_stand_in_natural_order() -> None:
@@ -124,9 +183,8 @@ def test_rows_and_columns_stand_in_natural_order() -> None:
 
 
 def test_methods_are_called_by_their_words_with_the_name_in_a_footnote() -> None:
-    groups = gather(column("random", 1, RANDOM) + column("gvd[guidance=0]", 1, BETTER))
-    group = next(iter(groups))
-    label = main_table(group, groups[group], {"gvd[guidance=0]": "unguided diffusion"}).rows[1].label
+    made = table(column("random", 1, RANDOM) + column("gvd[guidance=0]", 1, BETTER), words={"gvd[guidance=0]": "unguided diffusion"})
+    label = made.rows[1].label
     assert label == Cell("unguided diffusion", notes=("unguided diffusion: gvd[guidance=0]",))
 
 
@@ -152,9 +210,7 @@ def test_gpu_memory_is_shown_where_it_was_measured() -> None:
 
 
 def test_a_group_of_the_reference_alone_is_a_table_too() -> None:
-    groups = gather([row("full", None, 0, 0.8)])
-    group = next(iter(groups))
-    made = main_table(group, groups[group])
+    made = table([row("full", None, 0, 0.8)])
     assert made.columns == ("accuracy",) and made.rows[0].cells[0].text == "80.0 (1)"
 
 
