@@ -26,7 +26,15 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "data": ("tasks/data.py",),
     "asset": ("data/base.py", "tasks/asset.py", "tasks/common.py", *_TRAINING),
     "distill": ("budget.py", "data/base.py", "distilled.py", "tasks/common.py", "tasks/distill.py", *_TRAINING),
-    "quality": ("assets/feature_reference.py", "data/base.py", "distilled.py", "quality.py", "tasks/common.py", "tasks/quality.py", *_TRAINING),
+    "quality": (
+        "assets/feature_reference.py",
+        "data/base.py",
+        "distilled.py",
+        "quality.py",
+        "tasks/common.py",
+        "tasks/quality.py",
+        *_TRAINING,
+    ),
     "evaluate": ("data/base.py", "distilled.py", "evaluation.py", "tasks/common.py", "tasks/evaluate.py", *_TRAINING),
 }
 """Modules of harness/ that decide the result of a task, by its kind; those that it rests on stand in its inputs' keys."""
@@ -132,7 +140,7 @@ def _file_digest(path: Path, _modified: int, _size: int) -> str:
 def _imports(path: Path, roots: tuple[Path, ...], _modified: int, _size: int) -> tuple[Path, ...]:
     """Files of the modules that a file imports."""
     found: dict[Path, None] = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found |= dict.fromkeys(_module_files(alias.name, roots))
