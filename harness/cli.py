@@ -146,11 +146,12 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 def report(results: str | None, out: str | None, datasets: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
     """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG) and a page from the records alone."""
     from harness.report import build_report
+    from harness.staleness import Staleness
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
     target = Path(out) if out else Path(root) / "report"
-    files = build_report(root, target, datasets=list(datasets) or None, words=config.words)
+    files = build_report(root, target, datasets=list(datasets) or None, words=config.words, judge=Staleness().stale_cells)
     click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, report.md, cells.csv, tables/, figures/")
 
 
@@ -184,10 +185,16 @@ def track(results: str | None, rebuild: bool, overlay: str | None, assignments: 
 @_results
 @_plugin
 @click.option("--small", multiple=True, metavar="SPEC", help="With --plugin: 'name[key=value]', what makes a plugin quick; repeatable.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="With --plugin: folder of a dataset that is read from disk.")
 @_config
 @_set
 def check(
-    results: str | None, plugins: tuple[str, ...], small: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]
+    results: str | None,
+    plugins: tuple[str, ...],
+    small: tuple[str, ...],
+    data_root: Path | None,
+    overlay: str | None,
+    assignments: tuple[str, ...],
 ) -> None:
     """Verify every record and artifact against its checksum; with --plugin, hold its plugins to the contract on a tiny dataset.
 
@@ -196,7 +203,7 @@ def check(
     if plugins:
         from harness.terminal import check_plugins
 
-        sys.exit(check_plugins(plugins, small))
+        sys.exit(check_plugins(plugins, small, data_root))
     from harness.status import check_store
 
     problems, summary = check_store(_session(overlay, assignments, {"results": results}).config.run.results)

@@ -90,7 +90,7 @@ def test_native_labels_of_a_hard_method_are_hard(bench: Path) -> None:
     assert [c.key for c in hard.cells] == [c.key for c in native.cells]
 
 
-def test_a_deterministic_method_distils_once_for_all_seeds(bench: Path) -> None:
+def test_a_deterministic_method_distills_once_for_all_seeds(bench: Path) -> None:
     plan = make(bench, methods=["k_center[teacher=tiny-net]"], ipc=[1], seeds=3, reference=False)
     assert len(keys(plan, "distill")) == 1 and len(plan.cells) == 3
 

@@ -89,7 +89,8 @@ def test_a_metric_of_a_plugin_needs_one_file(bench: Path, tmp_path: Path) -> Non
     """Said once beside what records it, it stands in rows, in MLflow and in the report."""
     plugin = tmp_path / "novel.py"
     plugin.write_text(NOVEL)
-    bench_session = session(bench, tmp_path, methods="novel,first", evaluators="novel-net", plugins=[str(plugin)], seeds=1, teacher="novel-net")
+    run = {"methods": "novel,first", "evaluators": "novel-net", "teacher": "novel-net", "seeds": 1}
+    bench_session = session(bench, tmp_path, plugins=[str(plugin)], **run)
     assert bench_session.run() == "done"
     row = next(row for row in bench_session.rows() if row.method == "novel")
     assert 0 < (row.value("brightness") or 0) < 1 and (row.value("weight_norm") or 0) > 0

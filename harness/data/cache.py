@@ -42,7 +42,7 @@ COLUMNS = ("id", "label", "native_frames", "frames", "bytes", "checksum", "reaso
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """One line of the index of a split; ``reason`` is empty where the clip is there."""
 
     id: str
@@ -152,7 +152,7 @@ def checksum(clip: np.ndarray) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(clip).data):08x}"
 
 
-def write_index(folder: Path, split: str, rows: Sequence[Row]) -> str:
+def write_index(folder: Path, split: str, rows: Sequence[Entry]) -> str:
     """Write the index of a split; returns the CRC-32 of the file."""
     path = folder / f"{split}.csv"
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as handle:  # file names may be any bytes
@@ -163,7 +163,7 @@ def write_index(folder: Path, split: str, rows: Sequence[Row]) -> str:
     return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
-def read_index(folder: Path, split: str) -> list[Row]:
+def read_index(folder: Path, split: str) -> list[Entry]:
     """The index of a split. Raises DataError when it is missing or is not the one that was written."""
     path = folder / f"{split}.csv"
     try:
@@ -175,7 +175,7 @@ def read_index(folder: Path, split: str) -> list[Row]:
         raise DataError(f"{path} does not match its checksum; delete {folder} and prepare again")
     rows = csv.reader(io.StringIO(text.decode("utf-8", errors="surrogateescape"), newline=""))
     next(rows)
-    return [Row(i, int(label), int(n), tuple(map(int, f.split())), int(b), crc, reason) for i, label, n, f, b, crc, reason in rows]
+    return [Entry(i, int(label), int(n), tuple(map(int, f.split())), int(b), crc, reason) for i, label, n, f, b, crc, reason in rows]
 
 
 class ClipFile:
@@ -208,7 +208,7 @@ class ClipFile:
         return rows
 
 
-def _load_split(folder: Path, split: str, index: Sequence[Row], info: DatasetInfo) -> Split:
+def _load_split(folder: Path, split: str, index: Sequence[Entry], info: DatasetInfo) -> Split:
     clips: Any = ClipFile(folder / f"{split}.npy", (len(index), *info.clip_shape))
     labels = torch.tensor([row.label for row in index], dtype=torch.int64)
     native = torch.tensor([row.native_frames for row in index], dtype=torch.int64)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.base import Clip, Item
-from harness.data.cache import SCHEMA, SPLITS, ClipCache, Row, checksum, write_index
+from harness.data.cache import SCHEMA, SPLITS, ClipCache, Entry, checksum, write_index
 from harness.data.info import ClipShape, DatasetInfo
 from harness.data.reuse import EarlierClips
 from harness.errors import DataError
@@ -81,7 +81,7 @@ class _PartialSplit:
 
     def __init__(self, folder: Path, split: str, items: Sequence[Item], shape: ClipShape) -> None:
         self.items, self.shape = items, shape
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Entry] = {}
         self._row_bytes = int(np.prod(shape))
         self._clips, self._journal = folder / f"{split}.npy", folder / f"{split}.journal.jsonl"
         self._lock = threading.Lock()
@@ -124,14 +124,14 @@ class _PartialSplit:
         frames = np.ascontiguousarray(clip.frames)
         _write_all(self._fd, frames.data.cast("B"), self._offset + number * self._row_bytes)
         native = clip.native_frames if item.part == 0 else 0
-        self._note(number, Row(item.id, item.label, native, clip.indices, item.bytes, checksum(frames), ""))
+        self._note(number, Entry(item.id, item.label, native, clip.indices, item.bytes, checksum(frames), ""))
 
     def leave_out(self, number: int, reason: str) -> None:
         """Note that a clip cannot be had."""
         item = self.items[number]
-        self._note(number, Row(item.id, item.label, 0, (), item.bytes, "", reason))
+        self._note(number, Entry(item.id, item.label, 0, (), item.bytes, "", reason))
 
-    def _note(self, number: int, row: Row) -> None:
+    def _note(self, number: int, row: Entry) -> None:
         line = json.dumps([number, row.native_frames, row.frames, row.checksum, row.reason])
         with self._lock:
             self._lines.write(line + "\n")
@@ -150,7 +150,7 @@ class _PartialSplit:
             clip = np.frombuffer(os.pread(self._fd, self._row_bytes, self._offset + number * self._row_bytes), np.uint8)
             if not reason and checksum(clip) == crc:
                 item = self.items[number]
-                self.rows[number] = Row(item.id, item.label, native, tuple(frames), item.bytes, crc, "")
+                self.rows[number] = Entry(item.id, item.label, native, tuple(frames), item.bytes, crc, "")
 
 
 def _decode_missing(plugin: DatasetPlugin, target: _PartialSplit, workers: int) -> Iterator[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.base import Clip, Item
-from harness.data.cache import SPLITS, ClipCache, ClipFile, Row, checksum, read_index
+from harness.data.cache import SPLITS, ClipCache, ClipFile, Entry, checksum, read_index
 from harness.errors import DataError
 
 
@@ -20,7 +20,7 @@ class EarlierClips:
     """
 
     def __init__(self, cache: ClipCache, recipe: str | None) -> None:
-        self._places: dict[tuple[str, int], tuple[ClipFile, int, Row]] = {}
+        self._places: dict[tuple[str, int], tuple[ClipFile, int, Entry]] = {}
         if recipe is None:
             return
         for folder in _made_by(cache, recipe):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness import metrics
 from harness.errors import UsageError, did_you_mean
+from harness.record import Record
 from harness.report.cells import MISSING, View, gather, methods
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
 from harness.report.document import Report, Section
@@ -25,6 +26,8 @@ from harness.rows import Row
 from harness.store import Store
 from harness.words import in_words
 
+Judge = Callable[[Mapping[str, Record]], Mapping[str, Sequence[str]]]
+"""Records -> key of each evaluate record that other code than the present made -> what changed since, such as "method gvd"."""
 FORMATS = ("md", "tex", "csv", "pdf", "png", "html")
 TABLES: tuple[Callable[[View], list[Table]], ...] = (
     gains_table,
@@ -54,18 +57,18 @@ def build_report(
     formats: Sequence[str] = FORMATS,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
-    stale: Mapping[str, Sequence[str]] | None = None,
+    judge: Judge | None = None,
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
     datasets: only these (names, or labels with parameters). formats: of FORMATS. words: method -> inline assignment -> what it means,
-    such as {"gvd": {"guidance=0": "unguided diffusion"}}. stale: key of an evaluate record -> what of its code has changed since, such as
-    "method gvd"; these cells are marked. Raises UsageError when there is nothing to report or a name is unknown.
+    such as {"gvd": {"guidance=0": "unguided diffusion"}}. judge: says which cells the present code did not make, as
+    ``Staleness.stale_cells`` does; these are marked. Raises UsageError when there is nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
-    report = make_report(store_root, datasets=datasets, words=words, published=published, stale=stale)
+    report = make_report(store_root, datasets=datasets, words=words, published=published, judge=judge)
     return write_report(report, Path(out_dir), formats)
 
 
@@ -75,7 +78,7 @@ def make_report(
     datasets: Sequence[str] | None = None,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
-    stale: Mapping[str, Sequence[str]] | None = None,
+    judge: Judge | None = None,
 ) -> Report:
     """All tables, figures and warnings of a results folder. Pure but for the reading."""
     store = Store(store_root)
@@ -92,7 +95,8 @@ def make_report(
     everything = {tuple(row.key for row in cell.rows): cell for cells in groups.values() for cell in cells}
     labels = methods(everything.values())
     said = {label: in_words(label, words) for label in labels if "[" in label}
-    palette, marks = make_palette(labels), _marks(results, stale or {})
+    stale = judge(results.records) if judge is not None else {}
+    palette, marks = make_palette(labels), _marks(results, stale)
     stems = dict.fromkeys(group.stem for group in groups)
     views = [View({g: cells for g, cells in groups.items() if g.stem == stem}, said, results.records, marks) for stem in stems]
     sections = [_section(view, palette) for view in views]

@@ -24,7 +24,7 @@ from harness.report.statistics import (
     sign_flip,
     smallest_sign_flip_p,
 )
-from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.words import p_value, points
 
 MIN_BLOCKS, MIN_METHODS = 6, 3
@@ -53,7 +53,8 @@ def gains_table(view: View) -> list[Table]:
         columns.append(("all evaluators", {m: _shared_blocks([by_method[m] for by_method in per_group.values()]) for m in names}))
     rendered = [_gain_column(by_method, names) for _, by_method in columns]
     keys = {m: tuple(key for c in view.cells if c.method in (m, RANDOM) for key in c.keys) for m in names}
-    rows = tuple(Row(Cell(view.say(m)), tuple(replace(column[i], records=keys[m]) for column in rendered)) for i, m in enumerate(names))
+    shown = [tuple(replace(column[i], records=keys[m]) for column in rendered) for i, m in enumerate(names)]
+    rows = tuple(TableRow(TableCell(view.say(m)), cells) for m, cells in zip(names, shown, strict=True))
     table = Table(
         name=f"gains-{view.first.stem}",
         title=f"Against random, all budgets pooled: {view.title}",
@@ -89,12 +90,12 @@ def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Ta
         shown = []
         for b in names[1:]:
             if (a, b) not in differences:
-                shown.append(Cell())
+                shown.append(TableCell())
                 continue
             shown.append(_pair_cell(differences[a, b], adjusted[a, b], _networks_p(cells, a, b)))
-        rows.append(Row(Cell(view.say(a)), tuple(shown)))
+        rows.append(TableRow(TableCell(view.say(a)), tuple(shown)))
     keys = tuple(key for cell in cells if cell.ipc is not None for key in cell.keys)
-    rows = [Row(row.label, tuple(replace(cell, records=keys) if cell.text else cell for cell in row.cells)) for row in rows[:-1]]
+    rows = [TableRow(row.label, tuple(replace(cell, records=keys) if cell.text else cell for cell in row.cells)) for row in rows[:-1]]
     return Table(
         name=f"pairs-{group.name}",
         title=f"Row minus column, all budgets pooled: {group.title}",
@@ -162,11 +163,11 @@ def rank_table(view: View) -> list[Table]:
     best = min(ranks.mean.values())
     keys = {m: tuple(key for cell in view.cells if cell.method == m for key in cell.keys) for m in ranks.mean}
     rows = tuple(
-        Row(
-            Cell(view.say(m)),
+        TableRow(
+            TableCell(view.say(m)),
             (
-                Cell(f"{rank:.2f}", bold=rank - best <= ranks.difference, data={"value": rank}, records=keys[m]),
-                Cell(f"{ranks.wins[m]} of {ranks.blocks}", data={"value": ranks.wins[m]}, records=keys[m]),
+                TableCell(f"{rank:.2f}", bold=rank - best <= ranks.difference, data={"value": rank}, records=keys[m]),
+                TableCell(f"{ranks.wins[m]} of {ranks.blocks}", data={"value": ranks.wins[m]}, records=keys[m]),
             ),
         )
         for m, rank in ranks.mean.items()
@@ -204,19 +205,19 @@ def _shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[
     return {block: float(np.mean([part[block] for part in parts])) for block in sorted(shared)}
 
 
-def _gain_column(by_method: Mapping[str, dict[tuple[int, int], float]], names: Sequence[str]) -> list[Cell]:
+def _gain_column(by_method: Mapping[str, dict[tuple[int, int], float]], names: Sequence[str]) -> list[TableCell]:
     values = [list(by_method[m].values()) for m in names]
     adjusted = holm([sign_flip(d) if smallest_sign_flip_p(len(d)) <= ALPHA else None for d in values])
     return [_pair_cell(d, p, None) for d, p in zip(values, adjusted, strict=True)]
 
 
-def _pair_cell(differences: Sequence[float], p: float | None, networks: float | None) -> Cell:
+def _pair_cell(differences: Sequence[float], p: float | None, networks: float | None) -> TableCell:
     if not differences:
-        return Cell(DASH, notes=("no shared block",), data={"difference": None})
+        return TableCell(DASH, notes=("no shared block",), data={"difference": None})
     mean = float(np.mean(differences))
     wins = sum(d > 0 for d in differences)
     test = p_value(p) if p is not None else "n too small" if networks is None else f"McNemar {p_value(networks)}"
-    return Cell(
+    return TableCell(
         points(mean),
         bold=p is not None and p <= ALPHA,
         details=(f"{test}, ahead in {wins} of {len(differences)}",),

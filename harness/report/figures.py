@@ -20,8 +20,6 @@ COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 LEGEND_ROW_INCHES = 0.15
 _LEAST_POINTS = 10.0
 """Percentage points that an accuracy axis spans at least, so that noise does not look like a difference."""
-_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")
-"""The colours of seaborn's colour-blind palette that are dark enough for print."""
 _MARKERS = "osD^vPX<>hp*"
 _STYLE: Any = {
     "font.size": 8,
@@ -87,13 +85,17 @@ def _styled(draw: Callable[P, T]) -> Callable[P, T]:
 def make_palette(labels: Sequence[str]) -> Palette:
     """The look of every method, the same in all figures of a report. Random is grey and dashed.
 
-    From the eighth method on the line style changes with the colours.
+    Seven colours of seaborn's colour-blind palette that are dark enough for print; from the eighth method on the line style changes too.
     """
+    import seaborn as sns
+
+    every = sns.color_palette("colorblind", 10)
+    colours = [every[i] for i in (0, 1, 2, 3, 4, 5, 9)]
     styles: list[Any] = ["-", (0, (4, 1.5)), (0, (1, 1))]
     palette: dict[str, dict[str, Any]] = {RANDOM: {"color": "0.45", "marker": "x", "linestyle": "--"}}
     for i, label in enumerate(label for label in labels if label not in (RANDOM, FULL)):
-        style = styles[i // len(_COLOURS) % len(styles)]
-        palette[label] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": style}
+        style = styles[i // len(colours) % len(styles)]
+        palette[label] = {"color": colours[i % len(colours)], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": style}
     return palette
 
 

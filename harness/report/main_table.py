@@ -9,7 +9,7 @@ from harness import metrics
 from harness.metrics import named
 from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, View, best_set, find, ipcs, methods
 from harness.report.statistics import paired_t, t_interval
-from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.words import amount, percent, plural, points
 
 
@@ -32,10 +32,10 @@ def main_table(view: View, group: Group) -> Table:
     for method in methods(cells):
         found = [find(cells, method, ipc) for ipc in columns]
         row = tuple(_cell(cell, view, cells, (method, ipc) in bold) for cell, ipc in zip(found, columns, strict=True))
-        rows.append(Row(_label(method, [cell for cell in found if cell], group, view), row, reference=method == RANDOM))
+        rows.append(TableRow(_label(method, [cell for cell in found if cell], group, view), row, reference=method == RANDOM))
     if full is not None:
-        label = Cell(view.words.get(FULL, "full (whole training split)"))
-        rows.append(Row(label, (_full_cell(full, view, max(1, len(columns))),), reference=True))
+        label = TableCell(view.words.get(FULL, "full (whole training split)"))
+        rows.append(TableRow(label, (_full_cell(full, view, max(1, len(columns))),), reference=True))
     return Table(
         name=group.name,
         title=group.title,
@@ -72,7 +72,7 @@ def _device_remarks(cells: Sequence[CellResult]) -> list[str]:
     return [f"Device: {devices[0]}."] if devices else []
 
 
-def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> Cell:
+def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> TableCell:
     notes = []
     if method in view.words:
         notes.append(f"{view.words[method]}: {method}")
@@ -81,20 +81,20 @@ def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -
         notes.append(f"trains on soft labels of its own, up to {amount(label_bytes)} of labels beside the clips")
     if any(cell.n > 1 and len({row.distill_key for row in cell.done}) == 1 for cell in cells):
         notes.append("one distilled set for all seeds: the spread is that of training alone")
-    return Cell(view.say(method), notes=tuple(notes))
+    return TableCell(view.say(method), notes=tuple(notes))
 
 
-def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], bold: bool) -> Cell:
+def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], bold: bool) -> TableCell:
     if cell is None:
-        return Cell(DASH, notes=("not run",), data={"status": "absent"})
+        return TableCell(DASH, notes=("not run",), data={"status": "absent"})
     notes = missing_notes(cell)
     if cell.mean is None:
         statuses = "+".join(sorted({row.status for row in cell.missing}))
-        return Cell(DASH, notes=notes, data={"status": statuses}, records=cell.keys)
+        return TableCell(DASH, notes=notes, data={"status": statuses}, records=cell.keys)
     gain, gain_data = _gain(cell, cells)
     relative = named("relative_accuracy").format(cell.aggregate("relative_accuracy"))
     share = f"{relative} % of full" if relative else ""
-    return Cell(
+    return TableCell(
         text=accuracy_text(cell),
         bold=bold,
         details=tuple(line for line in (" · ".join(part for part in (gain, share) if part), _cost_line(cell)) if line),
@@ -104,12 +104,12 @@ def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], bold
     )
 
 
-def _full_cell(full: CellResult, view: View, span: int) -> Cell:
+def _full_cell(full: CellResult, view: View, span: int) -> TableCell:
     if full.mean is None:
         statuses = "+".join(sorted({row.status for row in full.missing}))
-        return Cell(DASH, notes=missing_notes(full), data={"status": statuses}, records=full.keys, span=span)
+        return TableCell(DASH, notes=missing_notes(full), data={"status": statuses}, records=full.keys, span=span)
     train = named("train_seconds").format(full.aggregate("train_seconds"))
-    return Cell(
+    return TableCell(
         accuracy_text(full),
         details=(" · ".join(["100 % of frames", *([f"{train} of training"] if train else [])]),),
         notes=(*missing_notes(full), *code_notes(full, view)),

@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.names import natural_key
 from harness.report.cells import slug
-from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.words import percent
 
 DEFAULT = Path(__file__).resolve().parents[2] / "results" / "published.toml"
@@ -76,7 +76,7 @@ def _table(dataset: str, evaluator: str, metric: str, numbers: Sequence[Publishe
     rows = []
     for method in sorted({n.method for n in numbers}, key=natural_key):
         cells = [_cell([n for n in numbers if n.method == method and n.ipc == ipc], sources) for ipc in budgets]
-        rows.append(Row(Cell(method), tuple(cells)))
+        rows.append(TableRow(TableCell(method), tuple(cells)))
     return Table(
         name=slug(f"published-{dataset}-{evaluator}-{metric}"),
         title=f"Published numbers, not run here: {dataset}, {evaluator}, {metric}",
@@ -91,10 +91,10 @@ def _table(dataset: str, evaluator: str, metric: str, numbers: Sequence[Publishe
     )
 
 
-def _cell(numbers: Sequence[Published], sources: Mapping[str, str]) -> Cell:
+def _cell(numbers: Sequence[Published], sources: Mapping[str, str]) -> TableCell:
     if not numbers:
-        return Cell(DASH)
+        return TableCell(DASH)
     n = numbers[0]
     text = f"{percent(n.accuracy)}{f' ± {percent(n.std)}' if n.std is not None else ''}"
     notes = (sources[n.source], *((n.note,) if n.note else ()))
-    return Cell(text, notes=notes, data={"accuracy": n.accuracy, "std": n.std, "source": n.source, "note": n.note})
+    return TableCell(text, notes=notes, data={"accuracy": n.accuracy, "std": n.std, "source": n.source, "note": n.note})

@@ -13,7 +13,7 @@ from harness import metrics, rows, words
 from harness.metrics import Metric
 from harness.names import natural_key
 from harness.report.cells import FULL, MISSING, CellResult, View, find, ipcs, merge_evaluators, methods
-from harness.report.tables import DASH, Cell, Row, Table
+from harness.report.tables import DASH, Table, TableCell, TableRow
 
 NO_BREAK = "\u00a0"
 Notes = Callable[[Metric, CellResult], tuple[str, ...]]
@@ -94,8 +94,8 @@ def per_class_tables(view: View) -> list[Table]:
         names = next((row.classes for cell, _ in means for row in cell.done if row.classes), ())
         count = max(len(values) for _, values in means)
         lines = tuple(
-            Row(
-                Cell(names[i] if i < len(names) else str(i)),
+            TableRow(
+                TableCell(names[i] if i < len(names) else str(i)),
                 tuple(_measured(v[i] if i < len(v) else None, words.percent, cell.keys) for cell, v in means),
             )
             for i in range(count)
@@ -135,7 +135,8 @@ def failures_table(cells: Sequence[CellResult], said: Mapping[str, str]) -> Tabl
             logs[0] + (f" and {len(logs) - 1} more" if len(logs) > 1 else "") if logs else "",
         )
         keys = tuple(row.key for _, row in found if row.status != MISSING)
-        lines.append(Row(Cell(said.get(method, method)), tuple(Cell(part, data={"value": part}, records=keys) for part in parts)))
+        shown = tuple(TableCell(part, data={"value": part}, records=keys) for part in parts)
+        lines.append(TableRow(TableCell(said.get(method, method)), shown))
     if not lines:
         return None
     columns = ("dataset", "IPC", "protocol", "evaluators", "seeds", "status", "reason", "log of the first")
@@ -171,8 +172,8 @@ def _metric_table(
     if not shown:
         return []
     lines = tuple(
-        Row(
-            Cell(label),
+        TableRow(
+            TableCell(label),
             tuple(_measured(cell.aggregate(m.name), m.format, cell.keys, notes(m, cell) if notes is not None else ()) for m in shown),
             reference=cell.method == FULL,
         )
@@ -210,5 +211,5 @@ def _class_means(cell: CellResult) -> list[float | None]:
     return means
 
 
-def _measured(value: float | None, write: Callable[[float], str], records: tuple[str, ...], notes: tuple[str, ...] = ()) -> Cell:
-    return Cell(DASH if value is None else write(value), notes=notes, data={"value": value}, records=records)
+def _measured(value: float | None, write: Callable[[float], str], records: tuple[str, ...], notes: tuple[str, ...] = ()) -> TableCell:
+    return TableCell(DASH if value is None else write(value), notes=notes, data={"value": value}, records=records)

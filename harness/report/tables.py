@@ -15,7 +15,7 @@ LONG = 40
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell.
 
     text: what is shown. bold: best, or not separable from the best. details: smaller lines under it. notes: footnotes.
@@ -32,11 +32,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A labelled row; a reference row is set apart from the methods by a rule."""
 
-    label: Cell
-    cells: tuple[Cell, ...]
+    label: TableCell
+    cells: tuple[TableCell, ...]
     reference: bool = False
 
 
@@ -52,7 +52,7 @@ class Table:
     title: str
     corner: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     caption: str = ""
     across: str = "column"
     names: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Table:
         """Keys of every record behind this table, each once."""
         return tuple(dict.fromkeys(key for row in self.rows for cell in row.cells for key in cell.records))
 
-    def marks(self, cell: Cell) -> str:
+    def marks(self, cell: TableCell) -> str:
         """The footnote marks of a cell: "a", "a,b"."""
         return ",".join(mark(self.notes.index(note)) for note in cell.notes)
 
@@ -88,7 +88,7 @@ def mark(index: int) -> str:
 def to_markdown(table: Table) -> str:
     """The table as GitHub Markdown: title, table, caption, footnotes."""
 
-    def show(cell: Cell) -> list[str]:
+    def show(cell: TableCell) -> list[str]:
         text = _md(cell.text)
         text = f"**{text}**" if cell.bold and text else text
         if cell.notes:
@@ -136,7 +136,7 @@ def tex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """The table as a LaTeX ``table`` float; needs \\usepackage{booktabs}. Details become a smaller line under their row."""
 
-    def show(cell: Cell, text: str, size: str = "") -> str:
+    def show(cell: TableCell, text: str, size: str = "") -> str:
         body = tex(text)
         if size and text:
             body = f"{{{size}{body}}}"
@@ -213,7 +213,7 @@ def _plain(value: object) -> str:
 def to_html(table: Table) -> str:
     """The table as an HTML fragment; the tooltip of a cell names the records behind it."""
 
-    def show(cell: Cell, tag: str) -> str:
+    def show(cell: TableCell, tag: str) -> str:
         text = html.escape(cell.text)
         text = f"<b>{text}</b>" if cell.bold and text else text
         if cell.notes:

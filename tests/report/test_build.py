@@ -16,7 +16,7 @@ from harness.metrics import METRICS
 from harness.report import build_report
 from harness.report.build import make_report
 from harness.report.cells import View
-from harness.report.tables import Cell, Row, Table
+from harness.report.tables import Table, TableCell, TableRow
 from tests.report.records import CLASSES, Builder
 from tests.report.test_tables import Tags
 
@@ -164,7 +164,7 @@ def test_what_other_code_made_is_said_and_marked(tmp_path: Path) -> None:
     build.digest = "2" * 12
     new = [build.evaluate("gvd", 1, seed, build.distill("gvd", 1, seed)) for seed in range(2, 5)]
     build.plan([build.cell("gvd", 1, seed, key=key) for seed, key in enumerate([*kept, *new])], kept)
-    report = make_report(tmp_path / "r", stale={key: ["method gvd"] for key in kept})
+    report = make_report(tmp_path / "r", judge=lambda records: {key: ["method gvd"] for key in kept})
     assert report.sections[0].main[0].rows[0].cells[0].notes == (
         "2 of 5 seeds were made by other code than the newest",
         "2 of 5 seeds were made by other code than the present (method gvd)",
@@ -175,7 +175,7 @@ def test_what_other_code_made_is_said_and_marked(tmp_path: Path) -> None:
 
 def test_a_table_is_added_in_one_place(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def count_table(view: View) -> list[Table]:
-        row = Row(Cell("sets"), (Cell(str(sum(r.kind == "distill" for r in view.records.values()))),))
+        row = TableRow(TableCell("sets"), (TableCell(str(sum(r.kind == "distill" for r in view.records.values()))),))
         return [Table(f"count-{view.first.stem}", f"How many sets: {view.title}", "what", ("number",), (row,))]
 
     monkeypatch.setattr(build_module, "TABLES", (*build_module.TABLES, count_table))
@@ -188,6 +188,6 @@ def test_the_package_imports_no_torch_ray_or_mlflow(compared: Path, tmp_path: Pa
     code = (
         "import json, sys; from harness.report import build_report;"
         f"build_report({str(compared)!r}, {str(tmp_path)!r}, formats=['md', 'png', 'html']);"
-        "print(json.dumps([m for m in ('torch', 'ray', 'mlflow', 'pandas') if m in sys.modules]))"
+        "print(json.dumps([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules]))"
     )
     assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == []

@@ -10,8 +10,7 @@ from scipy import stats
 from harness.metrics import METRICS
 from harness.report.cells import CellResult, Group, View, best_set, gather
 from harness.report.main_table import main_table
-from harness.report.tables import DASH, Cell, Table
-from harness.report.tables import Row as Line
+from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.rows import Row, with_relative_accuracy
 
 NAMES = {metric.name for metric in METRICS}
@@ -75,8 +74,8 @@ def table(rows: list[Row], labels: str = "hard", words: dict[str, str] | None = 
     return main_table(View(groups, words or {}, {}, marks or {}), group)
 
 
-def at(made: Table, method: str, ipc: int) -> Cell:
-    found: Line = next(r for r in made.rows if r.label.text == method)
+def at(made: Table, method: str, ipc: int) -> TableCell:
+    found: TableRow = next(r for r in made.rows if r.label.text == method)
     return found.cells[made.columns.index(f"IPC {ipc}")]
 
 
@@ -131,7 +130,7 @@ def test_missing_cells_are_dashes_with_a_reason() -> None:
         column("random", 1, RANDOM) + column("random", 5, RANDOM) + column("gvd", 1, [0.6, None, 0.7]) + column("dm", 5, [None, None])
     )
     assert at(made, "gvd", 1).text.endswith("(2)") and at(made, "gvd", 1).notes == ("1 of 3 seeds failed: NaN in the loss",)
-    assert at(made, "gvd", 5) == Cell(DASH, notes=("not run",), data={"status": "absent"})
+    assert at(made, "gvd", 5) == TableCell(DASH, notes=("not run",), data={"status": "absent"})
     assert at(made, "dm", 5).text == DASH and at(made, "dm", 5).notes == ("failed: NaN in the loss",)
     assert at(made, "dm", 5).data["status"] == "failed"
 
@@ -162,7 +161,7 @@ def test_planned_and_not_run_is_a_dash_with_a_footnote_and_names_no_record() -> 
         [*column("random", 1, RANDOM), row("gvd", 1, 0, 0.6), *rows, row("dm", 1, 0, None, status="missing", reason="planned, not run")]
     )
     assert at(made, "gvd", 1).notes == ("2 of 3 seeds missing: planned, not run",) and at(made, "gvd", 1).records == ("gvd-1-0-net-hard",)
-    assert at(made, "dm", 1) == Cell(DASH, notes=("missing: planned, not run",), data={"status": "missing"})
+    assert at(made, "dm", 1) == TableCell(DASH, notes=("missing: planned, not run",), data={"status": "missing"})
 
 
 def test_footnotes_on_the_code_that_made_a_cell() -> None:
@@ -185,7 +184,7 @@ def test_rows_and_columns_stand_in_natural_order() -> None:
 def test_methods_are_called_by_their_words_with_the_name_in_a_footnote() -> None:
     made = table(column("random", 1, RANDOM) + column("gvd[guidance=0]", 1, BETTER), words={"gvd[guidance=0]": "unguided diffusion"})
     label = made.rows[1].label
-    assert label == Cell("unguided diffusion", notes=("unguided diffusion: gvd[guidance=0]",))
+    assert label == TableCell("unguided diffusion", notes=("unguided diffusion: gvd[guidance=0]",))
 
 
 def test_native_labels_are_completed_by_methods_that_have_none_of_their_own() -> None:

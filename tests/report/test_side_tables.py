@@ -21,7 +21,7 @@ from harness.report.side_tables import (
     quality_table,
     recorded_tables,
 )
-from harness.report.tables import DASH, Cell, Table
+from harness.report.tables import DASH, Table, TableCell
 from tests.report.records import VIDEOS, Builder
 from tests.report.test_main_table import column, row
 
@@ -31,7 +31,7 @@ def view_of(root: Path) -> View:
     return View(gather(results.rows), {}, results.records)
 
 
-def at(tables: list[Table], method: str, name: str) -> Cell:
+def at(tables: list[Table], method: str, name: str) -> TableCell:
     """The cell of a row and a metric in the one table."""
     (table,) = tables
     return next(r for r in table.rows if r.label.text == method).cells[table.names.index(name)]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from harness.report.tables import DASH, Cell, Row, Table, to_csv, to_html, to_latex, to_markdown
+from harness.report.tables import DASH, Table, TableCell, TableRow, to_csv, to_html, to_latex, to_markdown
 
 TABLE = Table(
     name="t",
@@ -15,19 +15,19 @@ TABLE = Table(
     corner="method",
     columns=("IPC 1", "IPC 10"),
     rows=(
-        Row(
-            Cell("random"),
-            (Cell("9.9 ± 0.8 (5)", records=("r1",), data={"accuracy": 0.099}), Cell(DASH, notes=("oom: too big",), data={})),
+        TableRow(
+            TableCell("random"),
+            (TableCell("9.9 ± 0.8 (5)", records=("r1",), data={"accuracy": 0.099}), TableCell(DASH, notes=("oom: too big",), data={})),
             True,
         ),
-        Row(
-            Cell("g|v_d[w_end=0]", notes=("in words",)),
+        TableRow(
+            TableCell("g|v_d[w_end=0]", notes=("in words",)),
             (
-                Cell("44.8", bold=True, details=("+1.0", "p < 0.001"), records=("r2", "r3"), data={"accuracy": 0.448}),
-                Cell(DASH, notes=("not run", "oom: too big")),
+                TableCell("44.8", bold=True, details=("+1.0", "p < 0.001"), records=("r2", "r3"), data={"accuracy": 0.448}),
+                TableCell(DASH, notes=("not run", "oom: too big")),
             ),
         ),
-        Row(Cell("full"), (Cell("57.2", records=("r2",), data={"accuracy": 0.572}, span=2),), True),
+        TableRow(TableCell("full"), (TableCell("57.2", records=("r2",), data={"accuracy": 0.572}, span=2),), True),
     ),
     caption="A caption.",
     across="IPC",
@@ -105,8 +105,8 @@ def test_csv_of_cells_with_several_numbers_is_long() -> None:
 
 
 def test_csv_of_single_numbers_is_wide_and_unrounded() -> None:
-    cells = (Cell("33.3", data={"value": 1 / 3}), Cell(DASH, data={"value": None}))
-    table = Table("t", "t", "class", ("a", "b"), (Row(Cell("left"), cells),))
+    cells = (TableCell("33.3", data={"value": 1 / 3}), TableCell(DASH, data={"value": None}))
+    table = Table("t", "t", "class", ("a", "b"), (TableRow(TableCell("left"), cells),))
     assert to_csv(table) == f"class,a,b\nleft,{1 / 3},\n"
 
 
