@@ -12,7 +12,8 @@ import torch
 from harness.errors import TaskError
 from harness.registry import Registry
 from methods.gvd.backbone import Trainer, VideoDiffusion, encode_all, roll
-from methods.gvd.codec import PatchCodec, pack_json, unpack_json
+from methods.gvd.codec import PatchCodec
+from methods.gvd.described import pack_json, unpack_json
 from methods.gvd.unet import Architecture, FrameLevel, VideoUNet, pack, unpack
 from tests.tiny import ContextFactory, tiny_split
 
