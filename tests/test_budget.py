@@ -24,7 +24,7 @@ def test_the_budget_of_miniucf_at_ipc_20_is_16000_frames() -> None:
 
 
 def test_a_set_within_its_budget() -> None:
-    assert audit(plain(6), BUDGET) == {"frames_stored": 48, "stored_bytes": 6 * 8 * 1024, "label_bytes": 0, "clips_stored": 6}
+    assert audit(plain(6), BUDGET) == {"frames_stored": 48, "stored_bytes": 6 * 8 * 1024, "label_bytes": 0, "videos_trained_on": 6}
     soft = DistilledSet.of_clips(plain(6).clips, plain(6).labels, torch.zeros(6, 3))
     assert audit(soft, BUDGET)["label_bytes"] == 6 * 3 * 4
 
@@ -42,7 +42,7 @@ def test_over_budget_is_refused_with_the_figures() -> None:
 def test_other_forms_are_charged_for_their_bytes() -> None:
     latents = DistilledSet({"latents": torch.zeros(12, 1000)}, torch.arange(12) % 3)
     assert charged_frames(latents, BUDGET) == 12  # 48,000 bytes over 4,096 a frame, rounded up
-    assert audit(latents, BUDGET)["clips_stored"] == 12
+    assert audit(latents, BUDGET)["videos_trained_on"] == 12
     with pytest.raises(BudgetError):
         audit(DistilledSet({"latents": torch.zeros(49, 1024)}, torch.zeros(49, dtype=torch.int64)), BUDGET)
 
