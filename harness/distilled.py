@@ -18,14 +18,16 @@ class DistilledSet:
 
     tensors: what is kept. The plain form has one entry ``clips``, (N, T, C, H, W): uint8 in [0, 255], or floating point where [0, 1]
         is black to white (optimised pixels may leave that range). Any other form is turned into clips by the method's own
-        ``materialise(tensors) -> clips``, and is charged for the bytes it stores.
+        ``materialise(tensors) -> clips``, as many as it likes, and is charged for the values it stores (``harness.budget``).
     labels: (N,) int64 class indices, one per clip the set materialises to.
     soft_labels: (N, classes) float logits of a teacher, or None; they count as label bytes.
+    not_pixels: names of floating-point tensors that hold no pictures: the audit charges them by their bytes. Not stored with the set.
     """
 
     tensors: Mapping[str, Tensor]
     labels: Tensor
     soft_labels: Tensor | None = None
+    not_pixels: frozenset[str] = frozenset()
 
     @classmethod
     def of_clips(cls, clips: Tensor, labels: Tensor, soft_labels: Tensor | None = None) -> DistilledSet:
@@ -56,6 +58,9 @@ class DistilledSet:
                 raise DistilledSetError(f"a stored tensor may not start with '__', got {name!r}")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise DistilledSetError(f"stored tensor {name!r} holds NaN or infinite values")
+        for name in self.not_pixels:
+            if name not in self.tensors or not self.tensors[name].is_floating_point():
+                raise DistilledSetError(f"not_pixels names {name!r}, which is no stored floating-point tensor")
         if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
             raise DistilledSetError(f"labels must be int64 of shape (N,), got {self.labels.dtype} of shape {tuple(self.labels.shape)}")
         low, high = int(self.labels.min()), int(self.labels.max())

@@ -206,11 +206,11 @@ class RunWriter:
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
     def _artifacts(self, run_id: str, record: Record, made: Record | None) -> None:
-        """The record itself, so that every run has a file to compare, and the preview of the distilled set."""
+        """The record itself, so that every run has a file to compare, and the previews of the distilled set."""
         with tempfile.TemporaryDirectory() as folder:
             text = json.dumps(record.content(), indent=1, sort_keys=True)
             (Path(folder) / "record.json").write_text(text, encoding="utf-8")
-            for name in ("preview.png", "preview.gif"):
+            for name in ("preview.png", "preview.gif", "stored.png", "stored.gif"):
                 if made is not None and name in made.artifacts:
                     (Path(folder) / name).write_bytes(self.store.read_artifact(made, name))
             if self.place is None:

@@ -112,7 +112,10 @@ class MethodPlugin:
         raise PluginError(f"{type(self).__name__} has no distill(train, budget, context)")
 
     def materialise(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The clips (N, T, C, H, W) that a set without the tensor "clips" stands for, one for each of its labels."""
+        """The clips (N, T, C, H, W) that a set without the tensor "clips" stands for, one for each of its labels.
+
+        They may be more than the budget's: a network is trained on all of them, in the steps of the budget's clips.
+        """
         name = type(self).__name__
         raise DistilledSetError(f"the set has no tensor 'clips' and {name} has no materialise(tensors): one of them is needed")
 

@@ -252,7 +252,8 @@ class _Joined:
     def _of_the_reference(self, source: str) -> float | None:
         if self.data is None:
             return None
-        return {"frame_fraction": 1.0, "frames_stored": self.data.metrics.get("native_train_frames")}.get(source)
+        of_data = {"frames_stored": "native_train_frames", "videos_trained_on": "train_clips"}
+        return 1.0 if source == "frame_fraction" else self.data.metrics.get(of_data.get(source, ""))
 
 
 def _measured(phase: Phase | None, name: str) -> float | None:

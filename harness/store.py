@@ -1,7 +1,7 @@
 """The result store: records, artifacts, logs and sweeps under one root, which is a folder or any fsspec URL.
 
     records/<key>.json        one per task; carries the hash of its own content
-    artifacts/<key>/<file>    what a task made: asset.safetensors, distilled.safetensors, preview.png, preview.gif
+    artifacts/<key>/<file>    what a task made: asset.safetensors, distilled.safetensors, preview.gif, stored.gif ...
     logs/<key>.log            what a task printed, with the traceback if it failed
     running/<key>.json        where a task runs and how far it is; removed when it ends
     sweeps/<id>.json          one per command: its cells, its owner, its environment

@@ -71,11 +71,14 @@ def train_network(
     seed: int,
     device: torch.device | str,
     soft_labels: Tensor | None = None,
+    planned: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train the network that ``build`` returns on clips (N, T, C, H, W) with labels (N,) by the protocol; the last step is what counts.
 
-    soft_labels: (N, classes) logits of a teacher, used by ``protocol.soft_loss``. progress(done, total) is called in steps.
+    soft_labels: (N, classes) logits of a teacher, used by ``protocol.soft_loss``. planned: the number of clips that the optimiser steps
+    are planned for, by default N; a set that materialises to more clips than its budget has gets the steps of the budget.
+    progress(done, total) is called in steps.
     The same seed gives the same initialisation and batch order for any set of the same size, and identical weights on the same CPU.
     Raises TaskError when the loss is no longer finite.
     """
@@ -84,11 +87,12 @@ def train_network(
         raise TaskError("the training set is empty: at least one clip is needed")
     if len(labels) != len(clips):
         raise TaskError(f"{len(clips)} clips but {len(labels)} labels: every clip needs one")
+    total = plan_steps(len(labels) if planned is None else planned, protocol)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = place(build(), device)
         torch.manual_seed(seed ^ DROPOUT_SALT)
-        return _train(model, _Source(clips, device, protocol), labels, soft_labels, protocol, seed, device, progress)
+        return _train(model, _Source(clips, device, protocol), labels, soft_labels, protocol, seed, device, total, progress)
 
 
 def _train(
@@ -99,12 +103,12 @@ def _train(
     protocol: TrainingProtocol,
     seed: int,
     device: torch.device,
+    total: int,
     progress: Callable[[int, int], None] | None,
 ) -> Trained:
     n = len(labels)
     labels = labels.to(device)
     soft_labels = None if soft_labels is None else soft_labels.to(device, torch.float32)
-    total = plan_steps(n, protocol)
     optimizer = _optimizer(model, protocol, device)
     every = max(1, total // PROGRESS_POINTS)
     curve: list[tuple[int, float]] = []

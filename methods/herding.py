@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from methods.compose import Composed
 from methods.selection import embed_split, select_clips, too_few_clips
 
 
 @method("herding")
-class Herding:
+class Herding(Composed):
     """Real clips whose mean feature follows the class mean (Welling 2009)."""
 
     deterministic = True
@@ -36,11 +37,12 @@ class Herding:
         return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
-        return too_few_clips(info, budget)
+        return self.unfit(budget) or too_few_clips(info, budget, self.compose)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         features = embed_split(train, context.assets["teacher"], context, self.unit_length)
-        return select_clips(train, budget, lambda rows: rows[herd(features[rows], budget.ipc)])
+        videos = budget.ipc * self.compose
+        return select_clips(train, budget, lambda rows: rows[herd(features[rows], videos)], self)
 
 
 def herd(features: Tensor, k: int) -> Tensor:

@@ -1,9 +1,11 @@
 """k-means, nearest real clip: mode discovery without generation, the ablation that a generative method has to beat.
 
-The clips of each class are clustered by k-means with k = IPC, and the real clip nearest to each centroid is kept. This is the "mode
-discovery only" row of MGD3 (Chan-Santiago et al., ICML 2025, arXiv 2505.18963), moved to video.
+The clips of each class are clustered by k-means with k = IPC (times the videos of an instance, where it composes), and the real clip
+nearest to each centroid is kept. With ``space=latent`` that is the "mode discovery only" row of MGD3 (Chan-Santiago et al., ICML 2025,
+arXiv 2505.18963), which clusters a diffusion model's latents, moved to video and to the latents that GVD works in; in a teacher's
+features, the default, it is a selection of its own, which sees motion where the teacher does.
 
-    python -m harness run --methods k_means_real,gvd,random --ipc 1,5,10
+    python -m harness run --methods 'k_means_real,k_means_real[space=latent],gvd,random' --ipc 1,5,10
 
 Reported for images (MGD3, ImageNette, IPC 10, ResNetAP-10): nearest real images 57.1 %, with guidance 63.8, with stop guidance 66.4.
 For video: nothing confirmed.
@@ -12,41 +14,60 @@ For video: nothing confirmed.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from methods.compose import Composed
 from methods.selection import embed_split, select_clips, too_few_clips
+
+BATCH = 64
+"""Clips that are encoded at a time."""
 
 
 @method("k_means_real")
-class KMeansReal:
-    """The real clips nearest to each class's k-means centroids (MGD3's modes, without generation)."""
+class KMeansReal(Composed):
+    """The real clips nearest to each class's k-means centroids."""
 
-    space: Literal["teacher", "pixels"] = "teacher"
-    """Cluster the features of a teacher, or the pixels (one class at a time in memory as float32)."""
+    space: Literal["teacher", "pixels", "latent"] = "teacher"
+    """Cluster the features of a teacher, the pixels, or GVD's latents (MGD3); of the last two a class at a time is in memory as float32."""
     teacher: str = ""
-    """Evaluator network whose features are clustered, trained on the full training split; empty: the run's teacher. Not used on pixels."""
+    """Evaluator network whose features are clustered, trained on the full training split; empty: the run's teacher."""
+    codec: Path | str = "patch"
+    """The latents: the kind of the asset latent_codec (patch, identity, autoencoder, or a diffusers autoencoder)."""
     restarts: int = 1
     """k-means++ starts of which the best is kept; 1 is what scikit-learn's n_init="auto", as in MGD3, means."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"teacher": Asset("teacher", {"evaluator": self.teacher})} if self.space == "teacher" else {}
+        if self.space == "teacher":
+            return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
+        return {"codec": Asset("latent_codec", {"kind": self.codec})} if self.space == "latent" else {}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
-        return too_few_clips(info, budget)
+        return self.unfit(budget) or too_few_clips(info, budget, self.compose)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        if self.space == "teacher":
-            features = embed_split(train, context.assets["teacher"], context, unit_length=False)
+        points_of = self._points(train, context)
 
         def choose(rows: Tensor) -> Tensor:
-            points = features[rows] if self.space == "teacher" else train.clips(rows).flatten(1).float() / 255
-            return rows[nearest_to_centroids(points, budget.ipc, context.seed, self.restarts)]
+            return rows[nearest_to_centroids(points_of(rows), budget.ipc * self.compose, context.seed, self.restarts)]
 
-        return select_clips(train, budget, choose)
+        return select_clips(train, budget, choose, self)
+
+    def _points(self, train: Split, context: Context) -> Callable[[Tensor], Tensor]:
+        """What gives the points (n, D) float32 of these clips."""
+        if self.space == "teacher":
+            features = embed_split(train, context.assets["teacher"], context, unit_length=False)
+            return lambda rows: features[rows]
+        if self.space == "latent":
+            codec = context.assets["codec"]
+            device = context.device
+            return lambda rows: torch.cat([codec.encode(train.clips(part).to(device)).flatten(1).cpu() for part in rows.split(BATCH)])
+        return lambda rows: train.clips(rows).flatten(1).float() / 255
 
 
 def nearest_to_centroids(points: Tensor, k: int, seed: int, restarts: int = 1) -> Tensor:

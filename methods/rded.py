@@ -3,9 +3,10 @@
 Sun et al., "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm" (RDED), CVPR 2024; for video as
 adapted by Video-DC (arXiv 2412.21197): no mosaic. Per class, from a pool of random videos, m random resized crops of each are scored by
 the teacher's cross-entropy; the easiest crop of each video stands for it, and the IPC easiest videos are kept. Labels are the teacher's
-logits.
+logits. ``layout=grid`` with ``compose=4`` is the mosaic of RDED's paper, 2x2 crops at half of their size in one stored clip, each with the
+label of what it is trained on.
 
-    python -m harness run --methods rded,random --ipc 1,5,10 --labels native,hard
+    python -m harness run --methods 'rded,rded[layout=grid,compose=4],random' --ipc 1,5,10 --labels native,hard
 
 Reported: no figure of the table could be read; the abstract of its first version finds that sample selection outperforms distillation in
 most cases.
@@ -21,11 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, crop_resized, draw_boxes, method, predict_logits
+from methods.compose import Composed
 from methods.selection import too_few_clips
 
 
 @method("rded")
-class RDED:
+class RDED(Composed):
     """Real crops that a teacher finds easy, with its soft labels (CVPR 2024, as Video-DC adapts it)."""
 
     native_labels = "soft"
@@ -40,6 +42,7 @@ class RDED:
     """Smallest share of the frame that a crop covers; the released share is not known, this is the usual one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pool < 1 or self.crops < 1 or not 0 < self.smallest_crop <= 1:
             raise ValueError(f"rded takes pool >= 1, crops >= 1 and smallest_crop in (0, 1], got {self}")
 
@@ -47,22 +50,20 @@ class RDED:
         return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
-        return too_few_clips(info, budget)
+        return self.unfit(budget) or too_few_clips(info, budget, self.compose)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
-        teacher = context.assets["teacher"]
-        kept, labels = [], []
+        teacher, per_class = context.assets["teacher"], budget.ipc * self.compose
+        instances = self.empty(budget)
         for label in range(budget.classes):
             rows = train.indices_of(label)
-            pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.pool, budget.ipc)]]
+            pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.pool, per_class)]]
             easiest, loss = zip(*(self.easiest_crop(train.clips([row]), label, teacher, context) for row in pool.tolist()), strict=True)
-            order = torch.stack(loss).argsort(stable=True)[: budget.ipc]
-            kept += [easiest[i] for i in order.tolist()]
-            labels += [label] * budget.ipc
+            order = torch.stack(loss).argsort(stable=True)[:per_class]
+            self.place(instances, torch.stack([easiest[i] for i in order.tolist()]), label * per_class)
             context.progress(label + 1, budget.classes)
-        clips = torch.stack(kept)
-        soft = predict_logits(teacher, clips, context.protocol, context.device)
-        return DistilledSet.of_clips(clips, torch.tensor(labels), soft)
+        soft = predict_logits(teacher, self.clips_of(instances), context.protocol, context.device)
+        return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
 
     def easiest_crop(self, clip: Tensor, label: int, teacher: torch.nn.Module, context: Context) -> tuple[Tensor, Tensor]:
         """Of m random crops of a clip (1, T, C, H, W) uint8, the one with the least cross-entropy, and that loss."""

@@ -8,23 +8,29 @@ import torch
 from torch import Tensor
 
 from harness import Budget, Context, DatasetInfo, DistilledSet, Split, embed_clips
+from methods.compose import Composed
 
 
-def too_few_clips(info: DatasetInfo, budget: Budget) -> str | None:
-    """Why real clips cannot fill this budget, or None: no clip may be chosen twice."""
+def too_few_clips(info: DatasetInfo, budget: Budget, compose: int = 1) -> str | None:
+    """Why real clips cannot fill this budget, with so many videos in an instance, or None: no clip may be chosen twice."""
+    needed = budget.ipc * compose
     for name, count in zip(info.classes, info.train_per_class, strict=True):
-        if count < budget.ipc:
-            return f"class {name!r} has {count} training clips, IPC {budget.ipc} needs {budget.ipc}"
+        if count < needed:
+            return f"class {name!r} has {count} training clips, IPC {budget.ipc} needs {needed}"
     return None
 
 
-def select_clips(train: Split, budget: Budget, choose: Callable[[Tensor], Tensor]) -> DistilledSet:
-    """The clips at ``choose(rows)`` for every class, as uint8 and with hard labels.
+def select_clips(train: Split, budget: Budget, choose: Callable[[Tensor], Tensor], composed: Composed | None = None) -> DistilledSet:
+    """The clips at ``choose(rows)`` for every class, as uint8 and with hard labels, composed where the method composes.
 
-    choose: from the rows (n,) of one class in the training split to the IPC chosen rows. Only chosen clips are read.
+    choose: from the rows (n,) of one class in the training split to the rows of its IPC x compose videos. Only chosen clips are read.
     """
-    rows = torch.cat([choose(train.indices_of(label)) for label in range(budget.classes)])
-    return DistilledSet.of_clips(train.clips(rows), train.labels[rows])
+    composed = composed or Composed()
+    instances = composed.empty(budget)
+    for label in range(budget.classes):
+        chosen = choose(train.indices_of(label))
+        composed.place(instances, train.clips(chosen), label * budget.ipc * composed.compose)
+    return composed.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc))
 
 
 def embed_split(train: Split, teacher: torch.nn.Module, context: Context, unit_length: bool) -> Tensor:

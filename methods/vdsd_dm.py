@@ -13,8 +13,9 @@ A clip of the budget owns two images and two memories of its class, drawn anew a
 Reported (ConvNet3D; PRISM's table, arXiv 2505.22564): MiniUCF 17.5 / 27.2 % and HMDB51 6.0 / 8.2 % at IPC 1 / 5. The log of an independent
 run is noisy across checkpoints: 16.9 / 11.8 / 12.7 / 16.3 % at iterations 400 / 800 / 1200 / 1600 (MiniUCF, IPC 1).
 
-The set is stored as images, memories and H, and is charged for their bytes: at 16x3x112x112, 0.79 of the clips it stands for. Clips of
-one channel leave no room for memories as large as the clips; fewer of them, in half precision, fit (dynamic_per_clip, half).
+The set is stored as images, memories and H, and is charged for its images by their pixels and for the rest by bytes: at 16x3x112x112,
+0.79 of the clips it stands for. Clips of one channel leave no room for memories as large as the clips; fewer of them, in half precision,
+fit (dynamic_per_clip, half). An evaluator takes as many steps as on the budget's clips, though it sees four times as many.
 
 Named deviations: an evaluator is trained on all pairs of a clip's images and memories instead of one drawn at every use; the paper does
 not give the parameters of stage 1, which here takes one gradient of a fresh network each time, as DC does for one image per class; the
@@ -44,7 +45,7 @@ class VDSD:
     dynamic_per_clip: int = 2
     """Dynamic memories that a clip of the budget owns (paper: 2)."""
     half: bool = False
-    """Store images and memories in half precision (paper: float32)."""
+    """Store images and memories in half precision (paper: float32); of the images the audit charges the pixels all the same."""
     static_iterations: int = 1000
     """Steps of stage 1 (DC's number for images; the paper's is not known)."""
     static_lr: float = 0.1
@@ -71,12 +72,12 @@ class VDSD:
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         t, c, h, w = budget.clip_shape
-        planes = self.static_per_clip * c + self.dynamic_per_clip * t
-        needed = (2 if self.half else 4) * planes * h * w * budget.clips + 4 * (27 * (c + 1) * c + c)
+        planes = 4 * self.static_per_clip * c + (2 if self.half else 4) * self.dynamic_per_clip * t
+        needed = planes * h * w * budget.clips + 4 * (27 * (c + 1) * c + c)
         if needed <= budget.bytes:
             return None
         return (
-            f"its images, memories and hallucinator take {needed} bytes, the budget allows {budget.bytes}: "
+            f"its images, memories and hallucinator are charged {needed} bytes, the budget allows {budget.bytes}: "
             "set dynamic_per_clip=1 or half=true"
         )
 
@@ -125,7 +126,8 @@ class VDSD:
             "hallucinator.bias": hallucinator.bias.detach().cpu(),
         }
         videos = budget.ipc * self.static_per_clip * self.dynamic_per_clip
-        return DistilledSet(tensors, torch.arange(budget.classes).repeat_interleave(videos))
+        labels = torch.arange(budget.classes).repeat_interleave(videos)
+        return DistilledSet(tensors, labels, not_pixels=frozenset(tensors) - {"static"})  # memories of motion are no pictures
 
     def materialise(self, tensors: dict[str, Tensor]) -> Tensor:
         """All pairs of images and memories of each clip of the budget, joined: (classes * IPC * images * memories, T, C, H, W)."""

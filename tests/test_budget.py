@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.budget import Budget, audit, charged_frames
+from harness.budget import Budget, audit, charged_frames, charged_values
 from harness.distilled import DistilledSet
 from harness.errors import BudgetError, DistilledSetError
 
@@ -24,7 +24,7 @@ def test_the_budget_of_miniucf_at_ipc_20_is_16000_frames() -> None:
 
 
 def test_a_set_within_its_budget() -> None:
-    assert audit(plain(6), BUDGET) == {"frames_stored": 48, "stored_bytes": 6 * 8 * 1024, "label_bytes": 0, "clips_stored": 6}
+    assert audit(plain(6), BUDGET) == {"frames_stored": 48, "stored_bytes": 6 * 8 * 1024, "label_bytes": 0, "videos_trained_on": 6}
     soft = DistilledSet.of_clips(plain(6).clips, plain(6).labels, torch.zeros(6, 3))
     assert audit(soft, BUDGET)["label_bytes"] == 6 * 3 * 4
 
@@ -42,9 +42,52 @@ def test_over_budget_is_refused_with_the_figures() -> None:
 def test_other_forms_are_charged_for_their_bytes() -> None:
     latents = DistilledSet({"latents": torch.zeros(12, 1000)}, torch.arange(12) % 3)
     assert charged_frames(latents, BUDGET) == 12  # 48,000 bytes over 4,096 a frame, rounded up
-    assert audit(latents, BUDGET)["clips_stored"] == 12
+    assert audit(latents, BUDGET)["videos_trained_on"] == 12
     with pytest.raises(BudgetError):
         audit(DistilledSet({"latents": torch.zeros(49, 1024)}, torch.zeros(49, dtype=torch.int64)), BUDGET)
+
+
+CLASSES = torch.arange(3).repeat_interleave(8)
+"""Labels of 24 clips, four times those of the budget."""
+
+
+@pytest.mark.parametrize("name", ["pixels", "latents", "mosaics"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+def test_pictures_are_charged_by_their_number_whatever_they_are_called(name: str, dtype: torch.dtype) -> None:
+    """Full-size clips cost the same frames in any type; as many as the budget pass, one frame more does not."""
+    pictures = torch.zeros(6, *SHAPE, dtype=dtype)
+    assert audit(DistilledSet({name: pictures}, CLASSES), BUDGET)["frames_stored"] == 48
+    with pytest.raises(BudgetError, match="stores 49 frames, the budget allows 48"):
+        audit(DistilledSet({name: pictures, "more": torch.zeros(1, 1, 32, 32, dtype=dtype)}, CLASSES), BUDGET)
+    with pytest.raises(BudgetError, match="stores 192 frames"):
+        audit(DistilledSet({name: torch.zeros(24, *SHAPE, dtype=dtype)}, CLASSES), BUDGET)
+
+
+def test_pixels_packed_into_wider_integers_save_nothing() -> None:
+    packed = torch.zeros(24, *SHAPE, dtype=torch.uint8).view(torch.int32)
+    with pytest.raises(BudgetError, match="stores 192 frames"):
+        audit(DistilledSet({"codes": packed}, CLASSES), BUDGET)
+
+
+def test_plain_clips_are_not_a_place_to_hide() -> None:
+    clips = torch.zeros(6, *SHAPE, dtype=torch.uint8)
+    stored = DistilledSet({"clips": clips, "extra": clips.clone()}, plain(6).labels)
+    with pytest.raises(BudgetError, match="stores 96 frames"):
+        audit(stored, BUDGET)
+
+
+def test_what_is_no_picture_is_charged_by_its_bytes() -> None:
+    """A memory of motion in half precision, beside still images: 4 frames of images and 20 of memory, which count half."""
+    tensors = {"static": torch.zeros(4, 1, 32, 32).half(), "memory": torch.zeros(20, 1, 32, 32).half(), "weight": torch.zeros(10)}
+    stored = DistilledSet(tensors, CLASSES, not_pixels=frozenset({"memory", "weight"}))
+    stored.validate(SHAPE, 3)
+    assert charged_values(stored) == 4 * 1024 + 10 * 1024 + 10
+    assert charged_frames(stored, BUDGET) == 15
+    assert charged_frames(DistilledSet(tensors, CLASSES), BUDGET) == 25, "undeclared: one for one"
+    for wrong in ("nothing", "codes"):
+        made = DistilledSet({**tensors, "codes": torch.zeros(3, dtype=torch.uint8)}, CLASSES, not_pixels=frozenset({wrong}))
+        with pytest.raises(DistilledSetError, match=f"not_pixels names '{wrong}'"):
+            made.validate(SHAPE, 3)
 
 
 def test_sets_survive_storage() -> None:

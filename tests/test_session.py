@@ -157,3 +157,29 @@ def test_what_was_planned_and_is_missing_is_named(bench: Path, tmp_path: Path) -
     told = describe_store(str(tmp_path / "results"))
     assert "sweep x: interrupted, 1 of 4 cells done" in told
     assert "missing   3 planned cells have no result: tiny-net on first ipc 1 hard seed 1" in told
+
+
+def test_a_composed_set_is_charged_as_stored_and_trained_on_as_made(bench: Path, tmp_path: Path) -> None:
+    """Twelve videos in three stored clips, with the steps and the frames of three; both are shown."""
+    made = session(bench, tmp_path, methods="random[layout=grid,compose=4],random", ipc=[1], seeds=1, protocol="tiny")
+    assert made.run() == "done"
+    composed, plain, full = (
+        next(row for row in made.rows() if row.method_label == label) for label in ("random[layout=grid,compose=4]", "random", "full")
+    )
+    for same in ("frames_stored", "stored_bytes", "frame_fraction", "train_steps"):
+        assert composed.value(same) == plain.value(same), same
+    assert [row.value("videos_trained_on") for row in (composed, plain, full)] == [12, 3, 18]
+    files = {row.method_label: set(made.store.read_record(row.distill_key or "").artifacts) for row in (composed, plain)}  # type: ignore[union-attr]
+    assert files["random"] == {"distilled.safetensors", "preview.png", "preview.gif"}
+    assert files["random[layout=grid,compose=4]"] == files["random"] | {"stored.png", "stored.gif"}
+    sets = made.distilled(next(cell for cell in made.plan().cells if cell.method_label == composed.method_label))
+    assert sets.clips.shape == (12, 4, 1, 8, 8) and sets.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_steps_do_not_grow_with_what_is_made_of_a_budget(bench: Path, tmp_path: Path) -> None:
+    """A batch of two: three clips are two steps an epoch, twelve would be six."""
+    text = bench.read_text(encoding="utf-8").replace("lr = 0.1", "lr = 0.1\nbatch = 2")
+    bench.write_text(text, encoding="utf-8")
+    made = session(bench, tmp_path, methods="random[layout=grid,compose=4],random", ipc=[1], seeds=1, reference=False)
+    assert made.run() == "done"
+    assert {row.value("train_steps") for row in made.rows()} == {6}

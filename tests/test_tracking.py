@@ -142,7 +142,7 @@ class Builder:
             "frames_stored": 48 * ipc,
             "stored_bytes": 49152,
             "label_bytes": 0,
-            "clips_stored": 6 * ipc,
+            "videos_trained_on": 6 * ipc,
             "frame_fraction": 0.04 * ipc,
         }
         phases = {"distill": Phase(seconds=4, cpu_seconds=3, peak_cpu_mib=450, baseline_cpu_mib=290)}

@@ -173,7 +173,15 @@ def _cost_line(cell: CellResult) -> str:
         named(name).format(cell.aggregate(name)) for name in ("frame_fraction", "peak_gpu_mib", "peak_cpu_mib", "distill_seconds")
     )
     memory = f"{gpu} GPU" if gpu else f"{cpu} CPU" if cpu else ""
-    return " · ".join(part for part in (f"{frames} % frames" if frames else "", memory, took) if part)
+    return " · ".join(part for part in (f"{frames} % frames" if frames else "", _more_videos(cell), memory, took) if part)
+
+
+def _more_videos(cell: CellResult) -> str:
+    """How many videos a network was trained on, where a set makes more of its budget than its clips."""
+    trained_on, classes = cell.aggregate("videos_trained_on"), max((len(row.classes) for row in cell.done), default=0)
+    if cell.ipc is None or trained_on is None or trained_on <= cell.ipc * classes or not classes:
+        return ""
+    return f"{named('videos_trained_on').format(trained_on)} videos"
 
 
 def _numbers(cell: CellResult) -> dict[str, object]:

@@ -130,16 +130,16 @@ def _previews(report: Report, out_dir: Path) -> str:
     spent, parts = 0, []
     for preview in order:
         images = []
-        for name in ("preview.gif", "preview.png"):
+        for name, said in (("preview.gif", "moving"), ("preview.png", "contact sheet"), ("stored.gif", "as stored")):
             file = preview.record.artifacts.get(name)
             if file is not None:
                 embed = file.bytes <= EMBED_FILE and spent + file.bytes <= EMBED_TOTAL
                 spent += file.bytes if embed else 0
-                images.append(_preview_image(report, preview.record, name, embed, out_dir))
+                images.append((said, _preview_image(report, preview.record, name, embed, out_dir)))
         said = report.words.get(preview.method, preview.method)
         title = html.escape(f"{said}, IPC {preview.ipc}, {preview.dataset}")
-        sheet = f"<details><summary>contact sheet</summary>{images[1]}</details>" if len(images) > 1 else ""
-        parts.append(f"<figure><figcaption>{title}</figcaption>{images[0]}{sheet}</figure>")
+        folded = "".join(f"<details><summary>{said}</summary>{image}</details>" for said, image in images[1:])
+        parts.append(f"<figure><figcaption>{title}</figcaption>{images[0][1]}{folded}</figure>")
     if not parts:
         return '<h2 id="previews">Distilled videos</h2><p class="muted">No previews beside the records.</p>'
     note = "The first clips of each class of the largest set of every method, first seed."

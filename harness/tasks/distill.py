@@ -38,12 +38,23 @@ def run(work: Work) -> None:
     work.draft.metrics.update(figures)
     work.draft.metrics["frame_fraction"] = figures["frames_stored"] / native_frames
     work.write_artifact("distilled.safetensors", stored.to_bytes())
-    show(work, materialise(plugin, stored, spec.budget.clip_shape), stored.labels, train.info.classes)
+    show(work, "preview", materialise(plugin, stored, spec.budget.clip_shape), stored.labels, train.info.classes)
+    if (kept := stored_clips(stored, spec.budget.clip_shape)) is not None:
+        show(work, "stored", kept, stored.labels[:: len(stored.labels) // len(kept)], train.info.classes)
 
 
-def show(work: Work, clips: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
-    """Previews of the set."""
+def show(work: Work, name: str, clips: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Pictures of clips, still and moving."""
     rows = pick_rows(labels)
     shown, names = clips[rows], [classes[int(labels[r])] for r in rows]
-    work.write_artifact("preview.png", contact_sheet(shown, names))
-    work.write_artifact("preview.gif", animation(shown))
+    work.write_artifact(f"{name}.png", contact_sheet(shown, names))
+    work.write_artifact(f"{name}.gif", animation(shown))
+
+
+def stored_clips(stored: DistilledSet, clip_shape: tuple[int, int, int, int]) -> Tensor | None:
+    """The pictures of a set that keeps each clip for several that are trained on, such as mosaics; None where there are none."""
+    for name, tensor in stored.tensors.items():
+        is_shown = name != "clips" and name not in stored.not_pixels and tuple(tensor.shape[1:]) == clip_shape
+        if is_shown and len(tensor) > 0 and len(stored.labels) % len(tensor) == 0:
+            return tensor
+    return None

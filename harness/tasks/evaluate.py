@@ -40,7 +40,8 @@ def run(work: Work) -> None:
 def train(
     work: Work, spec: EvaluateSpec, evaluator: EvaluatorPlugin, protocol: TrainingProtocol, info: DatasetInfo, seed: int, context: Context
 ) -> nn.Module:
-    """The network of this cell, trained on its set with its labels."""
+    """The network of this cell, trained on its set with its labels, in the steps of the budget's clips."""
+    assert spec.budget is not None
     method = work.registry.revive("method", spec.method).create()
     stored, clips = work.distilled(method, info)
     soft: Tensor | None = stored.soft_labels if spec.labels == "native" else None
@@ -57,6 +58,7 @@ def train(
             seed=seed,
             device=work.device,
             soft_labels=soft,
+            planned=spec.budget.clips,
             progress=work.progress,
         )
     context.curves["train_loss"] = trained.curve

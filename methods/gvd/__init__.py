@@ -5,13 +5,19 @@ No code of the paper is released and its equations could not be read; this is th
 1. Latents: training clips pass through a codec (``codec``; asset latent_codec).
 2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes (``modes``).
 3. Guided denoising: a class-conditional video diffusion model (asset video_diffusion) generates one video for each mode. At every guided
-   step the predicted clean latent is pulled to the mode, x0' = x0 + guidance * w_f * (mode - x0), strongly in the first frames and with a
-   weight w_f that falls linearly to ``w_end`` in the last; after a fraction ``stop`` of the steps the model is left alone.
-4. Composition (MVIC): ``compose`` videos of the class give their frames to one instance of the budget.
-5. Soft labels: a teacher's logits are stored with the set (``soft``).
+   step the predicted clean latent is pulled to the mode, x0' = x0 + guidance * w_f * s * (mode - x0), strongly in the first frames and with
+   a weight w_f that falls linearly to ``w_end`` in the last; s is 1, or MGD3's sigma^2 / alpha (``rule``). From the noise level ``stop``
+   on the model is left alone.
+4. Composition (MVIC): ``compose`` videos of the class share one instance of the budget, in time or in space (methods/compose.py). In time
+   every video has the weights w_f over the frames that it keeps. All of its frames are generated: the backbones here take all frames of a
+   clip at once, as channels or at the length they were trained for, and a shorter clip is not what they learned.
+5. Soft labels: a teacher's logits of what is trained on are stored with the set (``soft``).
+
+With every set it records whether the guidance arrived: how many videos are nearest to their own mode, and how much nearer than to others.
 
     python -m harness run --methods gvd,random --ipc 1,5,10
     python -m harness run --methods 'gvd,gvd[guidance=0],gvd[decay=none],gvd[compose=1],gvd[modes=real],gvd[init=mode]' --labels hard,soft
+    python -m harness run --methods 'gvd[layout=grid,compose=4],random[layout=grid,compose=4],random' --ipc 1,5
 
 Reported by the paper (abstract; accuracies derived from its percentages): IPC 20 and ConvNet3D give 44.8 % on MiniUCF (78.29 % of full
 data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
@@ -27,8 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, method, predict_logits
+from methods.compose import Composed, part
+from methods.gvd.arrival import Arrival
 from methods.gvd.codec import Codec
-from methods.gvd.compose import place_runs
 from methods.gvd.guidance import Guidance
 from methods.gvd.pipelines import load_pipeline
 from methods.gvd.sampling import Sampling
@@ -38,29 +45,38 @@ LABEL_BATCH = 16
 
 
 @method("gvd")
-class GVD:
+class GVD(Composed):
     """Guided video diffusion: latents are pulled to class-wise modes while they are denoised, several videos make one instance."""
 
-    metrics = (Metric("videos_generated", unit="count", doc="Videos that the diffusion model made for the set."),)
+    metrics = (
+        Metric("videos_generated", unit="count", doc="Videos that the diffusion model made for the set."),
+        Metric("mode_hit_rate", "nearest to its mode", "fraction", "higher",
+               doc="Share of the generated videos whose nearest mode of their class, in latents, is their own; chance is 1 / modes."),
+        Metric("effective_pull", "pull that arrived", "fraction", "higher",
+               doc="1 - mean distance of videos to their own mode / to the other modes of their class; 0 without guidance, 1 at the mode."),
+    )  # fmt: skip
 
+    compose: int = 2
+    """Videos that share one instance (MVIC); 1: off. A grid takes 4, 9, 16 ..."""
     guidance: float = 0.1
     """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
+    rule: Literal["x0", "mgd3"] = "x0"
+    """How the pull depends on the noise: x0: not at all; mgd3: as sigma^2 / alpha, MGD3's Algorithm 1 (with decay=none all of it)."""
     w_end: float = 0.0
-    """Weight of the guidance in the last frame; the first frame has 1. 1 is MGD3's uniform guidance."""
+    """Weight of the guidance in the last frame; the first frame has 1."""
     decay: Literal["linear", "none", "cosine"] = "linear"
     """How the weight falls from the first frame to the last; none: it does not."""
-    stop: float = 0.5
-    """Fraction of the denoising steps, counted from the noise, that are guided."""
+    stop: float = 0.75
+    """Noise level sigma / (alpha + sigma) at which guidance stops, from 1 (noise, nothing is guided) to 0 (the end); 0.75: after 6 of 12
+    steps that are shifted by 3."""
     modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
     """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
     features: Literal["latent", "teacher"] = "latent"
     """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
     init: Literal["noise", "mode"] = "noise"
     """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
-    init_level: float = 0.8
-    """Fraction of the steps that are done when denoising starts from the mode."""
-    compose: int = 2
-    """Videos that give their frames to one instance (MVIC); 1: off."""
+    init_level: float = 0.75
+    """Noise level at which denoising starts from the mode."""
     soft: bool = True
     """Store the teacher's logits with the set."""
     teacher: str = ""
@@ -85,8 +101,9 @@ class GVD:
     """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
 
     def __post_init__(self) -> None:
-        if self.compose < 1 or self.steps < 1 or self.batch < 1:
-            raise ValueError(f"compose, steps and batch must be at least 1, got {self.compose}, {self.steps} and {self.batch}")
+        super().__post_init__()
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
         if self.shift <= 0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
         if self.guidance < 0 or not 0 <= self.stop <= 1 or not 0 < self.init_level <= 1:
@@ -109,33 +126,40 @@ class GVD:
         return needed
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
-        frames = budget.clip_shape[0]
-        if self.compose > frames:
-            return f"compose={self.compose} videos do not fit into {frames} frames"
-        return None
+        return self.unfit(budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         backbone = self._backbone(context)
         guidance, start = self._guidance()
         how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
-        clips = torch.empty((budget.clips, *budget.clip_shape), dtype=torch.uint8)
-        labels = torch.arange(budget.classes).repeat_interleave(budget.ipc)
+        instances, arrival = self.empty(budget), Arrival()
+        per_class = budget.ipc * self.compose
         done, total = 0, budget.clips * self.compose
-        for modes, classes in self._batches(backbone.codec, train, budget, context):
+        for modes, classes, of_class in self._batches(backbone.codec, train, budget, context):
+            numbers = torch.arange(done, done + len(modes))
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
-            modes, classes = modes.to(context.device), classes.to(context.device)
-            latents = backbone.generate(modes, classes, noise, guidance, how)
-            place_runs(clips, backbone.codec.decode(latents).cpu(), done, self.compose)
+            weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
+            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise, guidance, how, weights)
+            for label in classes.unique().tolist():
+                arrival.add(latents[classes == label], of_class[label], numbers[classes == label] % per_class)
+            self.place(instances, backbone.codec.decode(latents).cpu(), done)
             done += len(modes)
             context.progress(done, total)
-        context.metrics["videos_generated"] = float(total)
-        return DistilledSet.of_clips(clips, labels, label_clips(context.assets["teacher"], clips, context) if self.soft else None)
+        context.metrics |= {"videos_generated": float(total), "mode_hit_rate": arrival.hit_rate, "effective_pull": arrival.pull}
+        soft = label_clips(context.assets["teacher"], self.clips_of(instances), context) if self.soft else None
+        return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
 
     def _guidance(self) -> tuple[Guidance, float]:
-        """The guidance, and the fraction of the steps to do."""
+        """The guidance, and the noise level to start at."""
         if self.init == "mode":
             return Guidance(0.0), self.init_level
-        return Guidance(self.guidance, self.w_end, self.decay, self.stop), 1.0
+        return Guidance(self.guidance, self.w_end, self.decay, self.stop, self.rule), 1.0
+
+    def _runs(self, frames: int, numbers: Tensor) -> list[slice] | None:
+        """The latent frames of each of these videos that its instance keeps; None where it keeps them all."""
+        if self.layout == "grid" or self.compose == 1:
+            return None
+        return [part(frames, self.compose, number % self.compose) for number in numbers.tolist()]
 
     def _backbone(self, context: Context) -> Any:
         """What generates: the asset that was trained here, or a pretrained pipeline."""
@@ -143,24 +167,31 @@ class GVD:
             return context.assets["backbone"]
         return load_pipeline(str(self.backbone), context.info, self.prompt, self.resolution, context.device)
 
-    def _batches(self, codec: Codec, train: Split, budget: Budget, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
-        """Modes and classes of the videos to generate, ``batch`` at a time, across classes; modes are found when they are needed."""
+    def _batches(
+        self, codec: Codec, train: Split, budget: Budget, context: Context
+    ) -> Iterator[tuple[Tensor, Tensor, dict[int, Tensor]]]:
+        """Modes and classes of the videos to generate, ``batch`` at a time, across classes, and all modes of each of these classes.
+
+        Modes are found when they are needed.
+        """
         from methods.gvd.modes import find_modes  # imports scikit-learn
 
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        of_class: dict[int, Tensor] = {}
         for label in range(budget.classes):
             features = None
             if self.features == "teacher":
                 features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
             k, seed = budget.ipc * self.compose, context.seed + label
             found = find_modes(codec, train, label, k, self.modes, seed, context.device, features)
+            of_class = {c: of_class[c] for c in set(classes.tolist())} | {label: found}
             waiting = torch.cat([waiting, found]) if len(waiting) else found
             classes = torch.cat([classes, torch.full((len(found),), label)])
             while len(waiting) >= self.batch:
-                yield waiting[: self.batch], classes[: self.batch]
+                yield waiting[: self.batch], classes[: self.batch], of_class
                 waiting, classes = waiting[self.batch :], classes[self.batch :]
         if len(waiting):
-            yield waiting, classes
+            yield waiting, classes, of_class
 
 
 def label_clips(teacher: nn.Module, clips: Tensor | Split, context: Context) -> Tensor:

@@ -53,9 +53,11 @@ class Backbone:
         conditional, free = both.chunk(2)
         return free + cfg * (conditional - free)
 
-    def generate(self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling) -> Tensor:
+    def generate(
+        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling, weights: Tensor | None = None
+    ) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``."""
-        return sample(self, modes, labels, noise, guidance, how)
+        return sample(self, modes, labels, noise, guidance, how, weights)
 
 
 @asset("video_diffusion")

@@ -1,11 +1,18 @@
-"""Guidance by modes: the equations of GVD, and a scheduler that applies them inside any sampler.
+"""Guidance by modes: the equations of GVD and MGD3, and a scheduler that applies them inside any sampler.
 
-With x0 the clean latent that the denoiser predicts at a step, m the mode (a cluster centre of the class) and f the frame,
+With x0 the clean latent that the denoiser predicts at a step, m the mode (a cluster centre of the class), f the frame and lambda the scale,
 
-    x0' = x0 + scale * w_f * (m - x0),      w_f = 1 - (1 - w_end) * f / (F - 1)
+    x0' = x0 + lambda * w_f * s * (m - x0),      w_f = 1 - (1 - w_end) * f / (F - 1)
 
-and the sampler's update uses x0' (GVD, arXiv 2507.22360, in this project's reading; w_f = 1 is MGD3, arXiv 2505.18963). The pull is
-toward the mode whatever the network predicts: a prediction is turned into x0, guided, and turned back.
+and the sampler's update uses x0'. The weight w_f is GVD's (arXiv 2507.22360, in this project's reading). The strength s is a rule:
+
+    x0:    s = 1, the same at every noise level (ours);
+    mgd3:  s = sigma^2 / alpha, which is Algorithm 1 of MGD3 (arXiv 2505.18963): eps' = eps - sqrt(1 - abar) * lambda * (m - x0), and
+           x0 = (x - sigma eps) / alpha. With w_f = 1 these are MGD3's updates: far stronger at high noise, weaker below t = 0.56.
+
+alpha and sigma are those of a variance-preserving path (alpha^2 + sigma^2 = 1), for which MGD3 is written; on another path those of the
+same signal-to-noise ratio. The noise level t = sigma / (alpha + sigma), 0 clean and 1 noise, is what ``stop`` and the sampling speak of:
+the same for every sampler, schedule and number of steps. A prediction is turned into x0, guided in float32, and turned back.
 """
 
 from __future__ import annotations
@@ -18,19 +25,31 @@ import torch
 from torch import Tensor
 
 DECAYS = ("linear", "none", "cosine")
+RULES = ("x0", "mgd3")
+STRONGEST = 157.0
+"""sigma^2 / alpha at the noisiest step of MGD3's own schedule (DiT: 1,000 betas from 1e-4 to 0.02). Algorithm 1 is not defined where a
+schedule begins at pure noise, alpha = 0: the rule is no stronger there than where its authors' sampling begins."""
+SAME_LEVEL = 1e-3
+"""Noise levels that differ by less than a step of the usual 1,000 are one: a solver's 0.7504 is 0.75."""
 
 
-def frame_weights(frames: int, w_end: float = 0.0, decay: str = "linear") -> Tensor:
+def frame_weights(frames: int, w_end: float = 0.0, decay: str = "linear", run: slice | None = None) -> Tensor:
     """Weight of the guidance for every latent frame, (frames,) float32: 1 for the first, w_end for the last; all 1 with "none".
+
+    run: the frames of a video that are kept, where it is not all of them. The weights then fall over these alone; frames before have the
+    weight of its first, frames behind that of its last.
 
     >>> frame_weights(5, 0.0).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
+    >>> frame_weights(6, 0.0, run=slice(2, 5)).tolist()
+    [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
     if decay not in DECAYS:
         raise ValueError(f"unknown decay {decay!r}, valid: {', '.join(DECAYS)}")
+    first, end = (0, frames) if run is None else (run.start, run.stop)
     if frames == 1 or decay == "none":
         return torch.ones(frames)
-    position = torch.arange(frames, dtype=torch.float32) / (frames - 1)
+    position = ((torch.arange(frames, dtype=torch.float32) - first) / max(end - first - 1, 1)).clamp(0, 1)
     falling = 1 - position if decay == "linear" else (1 + torch.cos(math.pi * position)) / 2
     return w_end + (1 - w_end) * falling
 
@@ -38,6 +57,29 @@ def frame_weights(frames: int, w_end: float = 0.0, decay: str = "linear") -> Ten
 def pull(x0: Tensor, mode: Tensor, weights: Tensor, scale: float) -> Tensor:
     """x0 + scale * weights * (mode - x0); weights broadcast against x0."""
     return x0 + scale * weights * (mode - x0)
+
+
+def strength(alpha: float, sigma: float, rule: str) -> float:
+    """What the rule multiplies the scale with at a noise level: 1, or sigma^2 / alpha of the variance-preserving path, at most STRONGEST.
+
+    >>> strength(0.6, 0.8, "x0"), round(strength(0.6, 0.8, "mgd3"), 4), round(strength(0.3, 0.4, "mgd3"), 4)
+    (1.0, 1.0667, 1.0667)
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}, valid: {', '.join(RULES)}")
+    if rule == "x0":
+        return 1.0
+    below = alpha * math.hypot(alpha, sigma)
+    return STRONGEST if sigma**2 >= STRONGEST * below else sigma**2 / below
+
+
+def level(alpha: float, sigma: float) -> float:
+    """The noise level t = sigma / (alpha + sigma) in [0, 1]: where on the straight path from data to noise it lies.
+
+    >>> level(0.25, 0.75), level(0.6, 0.6)
+    (0.75, 0.5)
+    """
+    return sigma / (alpha + sigma)
 
 
 def to_x0(output: Tensor, sample: Tensor, alpha: float, sigma: float, prediction: str) -> Tensor:
@@ -71,32 +113,52 @@ def from_x0(x0: Tensor, sample: Tensor, alpha: float, sigma: float, prediction: 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the modes guide. stop: the fraction of the steps, counted from the noise, that are guided (MGD3: half)."""
+    """How the modes guide: lambda and the rule of its strength, the weights of the frames, and the noise level at which it stops.
+
+    stop 0.75 is half of MGD3's steps on the shifted path that GVD takes by default: the first 6 of 12.
+    """
 
     scale: float
     w_end: float = 0.0
     decay: str = "linear"
-    stop: float = 0.5
+    stop: float = 0.75
+    rule: str = "x0"
 
-    def active(self, step: int, steps: int) -> bool:
-        """Whether this step (0 is the noisiest) of so many is guided."""
-        return self.scale != 0 and step < self.stop * steps
+    def active(self, t: float) -> bool:
+        """Whether a step at this noise level is guided: above ``stop``."""
+        return self.scale != 0 and t > self.stop + SAME_LEVEL
+
+    def weights(self, frames: int, runs: list[slice] | None = None) -> Tensor:
+        """Weights of every latent frame, (1, frames), or (B, frames) where only a run of each video is kept."""
+        kept: list[slice | None] = [None] if runs is None else list(runs)
+        return torch.stack([frame_weights(frames, self.w_end, self.decay, run) for run in kept])
 
 
 class GuidedScheduler:
     """A diffusers scheduler whose ``step`` sees guided predictions. Everything else is the scheduler's own.
 
-    modes: the modes of the batch, in the layout of the sample; frame_dim: the dimension of the sample that counts latent frames.
-    With scale 0 the wrapped scheduler gets exactly the network's output. A pipeline that takes such an object for its scheduler is
-    guided without a change to its loop; its classifier-free guidance happens before, in the prediction, as in MGD3.
+    modes: the modes of the batch, in the layout of the sample; weights: (1 or B, F), by default those of whole videos; frame_dim: the
+    dimension of the sample that counts latent frames. With scale 0 the wrapped scheduler gets exactly the network's output. A pipeline that
+    takes such an object for its scheduler is guided without a change to its loop; its classifier-free guidance happens before, in the
+    prediction, as in MGD3.
+
+    Where the pipeline works in half precision a pull is smaller than the rounding of a sample. So a guided sampling keeps the sample
+    itself in float32, and the pipeline gets it rounded. A solver that remembers earlier predictions forgets those that were guided where
+    guidance stops: extrapolating from them to the first free prediction would take a part of the pull back.
     """
 
-    def __init__(self, inner: Any, guidance: Guidance, modes: Tensor, frame_dim: int = 1) -> None:
-        self.inner, self.guidance, self.modes = inner, guidance, modes
-        self._done = 0
-        shape = [1] * modes.dim()
+    def __init__(self, inner: Any, guidance: Guidance, modes: Tensor, frame_dim: int = 1, weights: Tensor | None = None) -> None:
+        self.inner, self.guidance, self.modes = inner, guidance, modes.float()
+        weights = guidance.weights(modes.shape[frame_dim]) if weights is None else weights
+        shape = [len(weights), *[1] * (modes.dim() - 1)]
         shape[frame_dim] = modes.shape[frame_dim]
-        self.weights = frame_weights(modes.shape[frame_dim], guidance.w_end, guidance.decay).view(shape).to(modes.device)
+        self.weights = weights.view(shape).to(modes.device)
+        self._start()
+
+    def _start(self) -> None:
+        self._was_guided = False
+        self._exact: Tensor | None = None  # the last sample in float32, and as it was handed out
+        self._rounded: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not yet set: copying or unpickling
@@ -107,17 +169,40 @@ class GuidedScheduler:
         return len(self.inner)
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        self._done = 0
+        self._start()
         self.inner.set_timesteps(*args, **kwargs)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.guidance.active(self._done, len(self.inner.timesteps)):
-            alpha, sigma, prediction = noise_level(self.inner, timestep)
-            x, out = sample.float(), model_output.float()
-            x0 = pull(to_x0(out, x, alpha, sigma, prediction), self.modes.float(), self.weights, self.guidance.scale)
-            model_output = from_x0(x0, x, alpha, sigma, prediction).to(model_output.dtype)
-        self._done += 1
-        return self.inner.step(model_output, timestep, sample, *args, **kwargs)
+        if self.guidance.scale == 0:
+            return self.inner.step(model_output, timestep, sample, *args, **kwargs)
+        alpha, sigma, prediction = noise_level(self.inner, timestep)
+        is_ours = self._exact is not None and self._rounded is not None and torch.equal(sample, self._rounded)
+        x, output = (self._exact if is_ours else sample.float()), model_output.float()
+        assert x is not None
+        is_guided = self.guidance.active(level(alpha, sigma))
+        if is_guided:
+            scale = self.guidance.scale * strength(alpha, sigma, self.guidance.rule)
+            x0 = pull(to_x0(output, x, alpha, sigma, prediction), self.modes, self.weights, scale)
+            output = from_x0(x0, x, alpha, sigma, prediction)
+        elif self._was_guided:
+            forget(self.inner)
+        self._was_guided = is_guided
+        result = self.inner.step(output, timestep, x, *args, **kwargs)
+        self._exact = result[0] if isinstance(result, tuple) else result.prev_sample
+        self._rounded = self._exact.to(sample.dtype)
+        if isinstance(result, tuple):
+            return (self._rounded, *result[1:])
+        result.prev_sample = self._rounded
+        return result
+
+
+def forget(scheduler: Any) -> None:
+    """Make a multistep solver of diffusers (DPM-Solver, UniPC) forget its earlier predictions: its next step is of first order."""
+    if hasattr(scheduler, "lower_order_nums"):
+        scheduler.lower_order_nums = 0
+        scheduler.model_outputs = [None] * len(scheduler.model_outputs)
+        if hasattr(scheduler, "last_sample"):
+            scheduler.last_sample = None  # without it UniPC corrects no earlier step
 
 
 def noise_level(scheduler: Any, timestep: Any) -> tuple[float, float, str]:

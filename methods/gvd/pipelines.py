@@ -52,7 +52,9 @@ class PipelineBackbone:
         self.codec = AutoencoderCodec(space, info.clip_shape, size)
         self.latent_shape = self.codec.latent_shape
 
-    def generate(self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling) -> Tensor:
+    def generate(
+        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling, weights: Tensor | None = None
+    ) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``.
 
         ``start`` must be 1: pipelines start from noise. ``shift`` is the pipeline's own, which it was trained with.
@@ -61,7 +63,7 @@ class PipelineBackbone:
             raise TaskError("init=mode needs a backbone that is trained here: a pipeline starts from noise; leave init=noise")
         frames, h, w = self.codec.size
         scheduler = adapt_scheduler(self.own_scheduler, how.sampler)
-        self.pipe.scheduler = GuidedScheduler(scheduler, guidance, self._enter(modes), self.family.frame_dim)
+        self.pipe.scheduler = GuidedScheduler(scheduler, guidance, self._enter(modes), self.family.frame_dim, weights)
         latents = self.pipe(
             prompt=[self.prompts[label] for label in labels.tolist()],
             latents=self._enter(noise),

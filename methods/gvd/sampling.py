@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.gvd.guidance import Guidance, GuidedScheduler, from_x0, noise_level
+from methods.gvd.guidance import SAME_LEVEL, Guidance, GuidedScheduler, from_x0, level, noise_level
 
 
 class Denoiser(Protocol):
@@ -25,7 +25,8 @@ SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
 class Sampling:
     """How latents are sampled: ``sampler`` and ``shift`` as in ``make_scheduler``, ``cfg`` the scale of classifier-free guidance.
 
-    start: 1 starts from noise; less starts at that fraction of the steps, from the modes with that level's noise.
+    start: the noise level at which sampling starts, in (0, 1]: 1 is noise; below it the modes with the noise of the first step that is not
+    above it.
     """
 
     sampler: str
@@ -80,11 +81,15 @@ def sample(
     noise: Tensor,
     guidance: Guidance,
     how: Sampling,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape."""
+    """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape.
+
+    weights: (B, F) of the guidance, where they are not those of whole videos.
+    """
     scheduler = make_scheduler(how.sampler, how.steps, how.shift)
-    guided = GuidedScheduler(scheduler, guidance, modes)
-    first = min(round((1 - how.start) * how.steps), how.steps - 1)
+    guided = GuidedScheduler(scheduler, guidance, modes, weights=weights)
+    first = first_step(scheduler, how.start)
     x = noise
     if first:
         if hasattr(scheduler, "set_begin_index"):
@@ -95,6 +100,14 @@ def sample(
         alpha, sigma, prediction = noise_level(scheduler, timestep)
         x = guided.step(network_output(backbone, x, alpha, sigma, prediction, labels, how.cfg), timestep, x).prev_sample
     return x
+
+
+def first_step(scheduler: Any, start: float) -> int:
+    """The first step that is not above the noise level ``start``, 0 for noise; the last step where all are above."""
+    if start >= 1:
+        return 0
+    steps = len(scheduler.timesteps)
+    return next((i for i in range(steps) if level(*path(scheduler, i)) <= start + SAME_LEVEL), steps - 1)
 
 
 def path(scheduler: Any, step: int) -> tuple[float, float]:

@@ -14,13 +14,13 @@ from harness.distilled import DistilledSet
 from harness.errors import HarnessError
 from harness.plugin import Context
 from harness.protocol import TrainingProtocol
+from harness.training import predict_logits
 from methods.gvd import GVD
 from methods.gvd.backbone import Backbone
 from methods.gvd.codec import LatentCodec, PatchCodec, reconstruction_error
-from methods.gvd.compose import frame_run, place_runs
-from methods.gvd.guidance import Guidance
+from methods.gvd.guidance import Guidance, level
 from methods.gvd.modes import find_modes
-from methods.gvd.sampling import SAMPLERS, Sampling, make_scheduler, sample
+from methods.gvd.sampling import SAMPLERS, Sampling, first_step, make_scheduler, path, sample
 from methods.gvd.unet import Architecture, VideoUNet
 from tests.tiny import tiny_split
 
@@ -76,11 +76,11 @@ def test_the_set_keeps_its_budget(context: Context) -> None:
     stored = distill(context, compose=2)
     stored.validate(SHAPE, 3)
     assert audit(stored, Budget(2, SHAPE, 3)) == {
-        "frames_stored": 24, "stored_bytes": 6 * 4 * 256, "label_bytes": 6 * 3 * 4, "clips_stored": 6,
+        "frames_stored": 24, "stored_bytes": 6 * 4 * 256, "label_bytes": 6 * 3 * 4, "videos_trained_on": 6,
     }  # fmt: skip
     assert stored.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert context.metrics == {"videos_generated": 12}
-    assert [metric.name for metric in GVD.metrics] == ["videos_generated"]
+    assert context.metrics["videos_generated"] == 12
+    assert set(context.metrics) == {metric.name for metric in GVD.metrics}
 
 
 def test_parts_can_be_switched_off(context: Context) -> None:
@@ -102,12 +102,14 @@ def test_parts_can_be_switched_off(context: Context) -> None:
         {"modes": "random"},
         {"modes": "gmm"},
         {"init": "mode"},
+        {"rule": "mgd3"},
+        {"stop": 1.0},
         {"cfg": 1.0},
     ],
     ids=str,
 )
 def test_ablations_differ(params: dict[str, Any], context: Context) -> None:
-    base = {"guidance": 0.5, "stop": 1.0, "soft": False, "compose": 2}
+    base = {"guidance": 0.5, "stop": 0.0, "soft": False, "compose": 2}
     assert not torch.equal(distill(context, **base).clips, distill(context, **{**base, **params}).clips)  # type: ignore[arg-type]
 
 
@@ -123,8 +125,43 @@ def test_without_guidance_modes_do_not_matter(context: Context) -> None:
     assert torch.equal(a, b)  # type: ignore[arg-type]
 
 
+def test_guided_sets_say_whether_the_guidance_arrived(context: Context) -> None:
+    """Figures of the latents themselves: without guidance about chance, with all of it every video is its mode."""
+    figures = {}
+    for scale in (0.0, 1.0):
+        distill(context, ipc=4, compose=1, guidance=scale, decay="none", stop=0.0, soft=False)
+        figures[scale] = context.metrics["mode_hit_rate"], context.metrics["effective_pull"]
+    assert figures[1.0][0] == 1.0 and float(figures[1.0][1] or 0) > 0.95
+    assert float(figures[0.0][0] or 0) < 0.7 and abs(float(figures[0.0][1] or 0)) < 0.1
+    distill(context, ipc=1, compose=1, soft=False)
+    assert context.metrics["mode_hit_rate"] is None and context.metrics["effective_pull"] is None, "one mode: nothing to tell"
+
+
+def test_a_grid_is_stored_small_and_trained_on_large(context: Context) -> None:
+    stored = distill(context, ipc=1, compose=4, layout="grid")
+    stored.validate(SHAPE, 3)
+    assert audit(stored, Budget(1, SHAPE, 3)) == {
+        "frames_stored": 12, "stored_bytes": 3 * 4 * 256, "label_bytes": 12 * 3 * 4, "videos_trained_on": 12,
+    }  # fmt: skip
+    assert context.metrics["videos_generated"] == 12
+    clips = GVD(compose=4, layout="grid").materialise(stored.tensors)
+    logits = predict_logits(context.assets["teacher"], clips, TrainingProtocol(), CPU)
+    assert torch.equal(stored.soft_labels, logits), "labels of the tiles as they are trained on"  # type: ignore[arg-type]
+
+
+def test_composition_in_time_guides_each_video_over_its_own_frames(context: Context) -> None:
+    """With modes as the clean latents, guidance to the end and a weight that falls to 0 over a run of two frames: the first frame of every
+    run is its mode, the second is free. Frames 0 and 2 of an instance of 4 are then near modes, 1 and 3 are not."""
+    base = {"ipc": 2, "compose": 2, "guidance": 1.0, "stop": 0.0, "soft": False}
+    stored, uniform = distill(context, **base), distill(context, **base, decay="none")
+    assert stored.clips is not None and uniform.clips is not None
+    apart = (stored.clips.float() - uniform.clips.float()).abs().mean(dim=(0, 2, 3, 4))
+    assert float(apart[[0, 2]].max()) < 0.25 * float(apart[[1, 3]].min()), apart
+
+
 def test_bad_parameters_are_refused() -> None:
-    for params in ({"compose": 0}, {"steps": 0}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0}, {"batch": 0}):
+    grid = {"compose": 3, "layout": "grid"}
+    for params in ({"compose": 0}, {"steps": 0}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0}, {"batch": 0}, grid):
         with pytest.raises(ValueError, match="must"):
             GVD(**params)  # type: ignore[arg-type]
     assert "do not fit" in str(GVD(compose=9).skip(TRAIN.info, Budget(1, SHAPE, 3)))
@@ -222,23 +259,6 @@ def test_large_classes_are_clustered_in_parts(source: str, monkeypatch: pytest.M
         assert float((modes[0] - mean).norm() / mean.norm()) < 0.05
 
 
-# Composition
-
-
-def test_runs_cover_an_instance_once() -> None:
-    for frames, videos in ((8, 1), (8, 2), (8, 3), (16, 5), (4, 4)):
-        covered = [f for j in range(videos) for f in range(frames)[frame_run(frames, videos, j)]]
-        assert covered == list(range(frames))
-
-
-def test_composition_by_hand() -> None:
-    clips = torch.arange(4).view(4, 1, 1, 1, 1).expand(4, 4, 1, 2, 2) * 10 + torch.arange(4).view(1, 4, 1, 1, 1)
-    storage = torch.zeros(2, 4, 1, 2, 2, dtype=torch.uint8)
-    place_runs(storage, clips[:1].to(torch.uint8), 0, 2)  # in two micro-batches that do not end with an instance
-    place_runs(storage, clips[1:].to(torch.uint8), 1, 2)
-    assert storage[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
-
-
 # Sampling
 
 
@@ -275,6 +295,28 @@ def test_starting_from_the_mode(sampler: str, backbone: Backbone) -> None:
     noise, labels = torch.randn(modes.shape), torch.zeros(2).long()
     near, far = (sample(backbone, modes, labels, noise, Guidance(0.0), Sampling(sampler, 10, start=s)) for s in (0.1, 1.0))
     assert (near - modes).norm() < 0.5 * (far - modes).norm()
+
+
+@pytest.mark.parametrize("sampler, shift", [("dpm++", 3.0), ("dpm++", 1.0), ("unipc", 3.0), ("euler", 3.0), ("ddim", 1.0)])
+def test_a_start_is_a_noise_level_whatever_the_sampler(sampler: str, shift: float) -> None:
+    """The first step that is not above it: for half of the variance-preserving noise another one than on the straight path."""
+    scheduler = make_scheduler(sampler, 50, shift)
+    levels = [level(*path(scheduler, i)) for i in range(50)]
+    assert levels == sorted(levels, reverse=True)
+    first = first_step(scheduler, 0.6)
+    assert levels[first - 1] > 0.6 >= levels[first] - 1e-3
+    assert levels[first] > 0.56, "and not far below it"
+    assert first_step(scheduler, 1.0) == 0
+    assert first_step(scheduler, 1e-9) == 49
+
+
+def test_the_default_stop_is_half_of_the_default_steps() -> None:
+    """Six of DPM-Solver++'s 12 steps with shift 3, and as many of the other samplers on that path."""
+    guidance = GVD()._guidance()[0]
+    assert (GVD().sampler, GVD().steps, GVD().shift) == ("dpm++", 12, 3.0)
+    for sampler in ("dpm++", "unipc", "euler"):
+        scheduler = make_scheduler(sampler, 12, 3.0)
+        assert [guidance.active(level(*path(scheduler, i))) for i in range(12)] == [True] * 6 + [False] * 6, sampler
 
 
 def test_classifier_free_guidance(backbone: Backbone) -> None:

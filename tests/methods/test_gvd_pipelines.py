@@ -163,11 +163,11 @@ def test_guidance_reaches_the_pipeline(family: str, saved: dict[str, Path]) -> N
 
     plain = generate(Guidance(0.0))
     assert plain.shape == modes.shape
-    assert torch.equal(plain, generate(Guidance(0.9, stop=0.0)))
-    distances = [float((generate(Guidance(scale, decay="none", stop=1.0)) - modes).norm()) for scale in (0.0, 0.5, 1.0)]
+    assert torch.equal(plain, generate(Guidance(0.9, stop=1.0)))
+    distances = [float((generate(Guidance(scale, decay="none", stop=0.0)) - modes).norm()) for scale in (0.0, 0.5, 1.0)]
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 0.05 * distances[0] + 0.05
-    frames = (generate(Guidance(1.0, stop=1.0)) - modes).flatten(2).norm(dim=2).mean(0)
+    frames = (generate(Guidance(1.0, stop=0.0)) - modes).flatten(2).norm(dim=2).mean(0)
     assert frames[0] < 0.05 * float(distances[0]) + 0.05 and frames[0] < frames[-1], "the first frame is pulled the most"
 
 

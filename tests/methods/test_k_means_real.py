@@ -29,6 +29,22 @@ def test_k_one_is_the_clip_nearest_to_the_mean() -> None:
     assert nearest_to_centroids(points, 1, seed=3).tolist() == [int((points - points.mean(0)).norm(dim=1).argmin())]
 
 
+def test_latent_space_is_the_codecs(tmp_path: Path) -> None:
+    """The real clips nearest to the centres that GVD calls modes=real: the same clips, found in the same latents."""
+    from methods.gvd.modes import find_modes
+
+    train, method = tiny_split(), KMeansReal(space="latent")
+    assert set(method.assets(train.info)) == {"codec"}
+    context = ContextFactory(Registry(), tmp_path)(method, train)
+    stored = method.distill(train, Budget(2, SHAPE, 3), context).clips
+    assert stored is not None
+    codec = context.assets["codec"]
+    for label in range(3):
+        modes = find_modes(codec, train, label, 2, "real", context.seed, context.device)
+        found = codec.encode(stored[2 * label : 2 * label + 2])
+        assert torch.cdist(found.flatten(1), modes.flatten(1)).amin(1).max() < 1e-3
+
+
 def test_pixel_space_needs_no_teacher_and_gives_real_clips(tmp_path: Path) -> None:
     train = tiny_split()
     method = KMeansReal(space="pixels")

@@ -84,6 +84,17 @@ def test_says_why_gray_clips_do_not_fit() -> None:
     assert VDSD().skip(info, Budget(1, (16, 3, 112, 112), 50)) is None
 
 
+def test_gray_clips_fit_with_half_memories_and_every_pixel_of_the_images(contexts: ContextFactory) -> None:
+    """What `skip` says fits is what the audit passes: as under the protocol quick, for gray clips and for clips of colour."""
+    for shape, charged in (((8, 1, 32, 32), 6), ((8, 3, 32, 32), (6 + 4) / 3)):
+        train, budget = tiny_split(shape), Budget(1, shape, 3)
+        method = VDSD(NETWORK, 2, 1, True, 0, 0.1, 4, 0)
+        assert method.skip(train.info, budget) is None
+        stored = method.distill(train, budget, contexts(method, train))
+        hallucinator = 27 * (shape[1] + 1) * shape[1] + shape[1]
+        assert audit(stored, budget)["frames_stored"] == math.ceil(3 * charged + hallucinator / (shape[1] * 1024))
+
+
 def test_the_image_gradient_is_that_of_the_gradient_distance(contexts: ContextFactory) -> None:
     """One step of stage 1 against finite differences of DC's loss, in double precision."""
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)

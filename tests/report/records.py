@@ -149,7 +149,7 @@ class Builder:
             "frames_stored": frames,
             "stored_bytes": frames * stored,
             "label_bytes": 0,
-            "clips_stored": ipc * len(CLASSES),
+            "videos_trained_on": ipc * len(CLASSES),
             "frame_fraction": frames / NATIVE_FRAMES,
             **({VIDEOS.name: 40.0 * ipc} if label.startswith("gvd") else {}),
         }

@@ -58,6 +58,20 @@ def test_the_page_is_well_formed_and_needs_nothing_beside_it(built: Path) -> Non
     assert "out of memory: 24.0 GiB asked for" in text
 
 
+def test_what_is_stored_is_shown_beside_what_is_trained_on(tmp_path: Path) -> None:
+    build = Builder(tmp_path / "r")
+    for label in ("random", "random[layout=grid,compose=4]"):
+        upstream = build.distill(label, 1, 0)
+        if label != "random":
+            files = build.records[upstream].artifacts
+            stored = build.store.write_artifact(upstream, "stored.gif", build.store.read_artifact(build.records[upstream], "preview.gif"))
+            build.change(upstream, artifacts={**files, "stored.gif": stored})
+        build.evaluate(label, 1, 0, upstream)
+    build_report(tmp_path / "r", tmp_path / "out", formats=["html"])
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert (text.count("<summary>contact sheet</summary>"), text.count("<summary>as stored</summary>")) == (2, 1)
+
+
 def test_large_previews_are_linked(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "EMBED_FILE", 10)
     build_report(compared, tmp_path, formats=["html"])

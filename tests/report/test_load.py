@@ -25,6 +25,8 @@ def test_rows_join_what_a_cell_rests_on(tmp_path: Path) -> None:
     assert gvd.accuracy is not None and gvd.value("relative_accuracy") == gvd.accuracy / 0.9
     assert gvd.value("peak_gpu_mib") is None, "unmeasured stays None"
     assert gvd.shape == "8x32x32" and gvd.distill_key == upstream
+    full = next(row for row in load_rows(tmp_path) if row.method == "full")
+    assert (gvd.value("videos_trained_on"), full.value("videos_trained_on")) == (30, 1800)
 
 
 def test_an_empty_store_has_no_rows(tmp_path: Path) -> None:

@@ -217,3 +217,14 @@ def test_seeds_are_paired_by_number_not_by_position() -> None:
     a = CellResult(Group("d", "s", "e", "p", "hard"), "a", 1, (row("a", 1, 1, 0.5), row("a", 1, 2, 0.7)))
     b = CellResult(a.group, "b", 1, (row("b", 1, 2, 0.6), row("b", 1, 3, 0.1)))
     assert a.differences(b) == pytest.approx([0.1])
+
+
+def test_a_set_that_makes_more_videos_than_its_budget_says_so() -> None:
+    """Two classes: IPC 5 are 10 clips."""
+    rows = [
+        row("random", 5, 0, 0.5, videos_trained_on=10.0, classes=("a", "b")),
+        row("random[layout=grid,compose=4]", 5, 0, 0.6, videos_trained_on=40.0, classes=("a", "b")),
+    ]
+    made = table(rows)
+    plain, composed = (" ".join(r.cells[0].details) for r in made.rows)
+    assert "40 videos" in composed and "videos" not in plain

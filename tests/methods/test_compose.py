@@ -1,0 +1,145 @@
+"""Composition of several videos in one instance: by hand, against torch's resizing, and through every method that shares it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.budget import Budget, audit
+from harness.errors import BudgetError
+from harness.registry import Registry
+from harness.tasks.common import materialise
+from harness.tasks.distill import stored_clips
+from harness.training import train_network
+from methods.compose import MOSAICS, Composed, part
+from methods.random import Random
+from tests.tiny import PROTOCOL, SHAPE, ContextFactory, tiny_split
+
+METHODS = ("random", "k_means_real", "herding", "rded")
+SMALL = {"rded": {"pool": 6, "crops": 2}}
+
+
+def test_parts_cover_an_instance_once() -> None:
+    for length, parts in ((8, 1), (8, 2), (8, 3), (16, 5), (4, 4), (32, 3)):
+        assert [f for j in range(parts) for f in range(length)[part(length, parts, j)]] == list(range(length))
+
+
+def test_in_time_by_hand() -> None:
+    clips = torch.arange(4).view(4, 1, 1, 1, 1).expand(4, 4, 1, 2, 2) * 10 + torch.arange(4).view(1, 4, 1, 1, 1)
+    composed, storage = Composed(2), torch.zeros(2, 4, 1, 2, 2, dtype=torch.uint8)
+    composed.place(storage, clips[:1].to(torch.uint8), 0)  # in two micro-batches that do not end with an instance
+    composed.place(storage, clips[1:].to(torch.uint8), 1)
+    assert storage[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
+    assert composed.clips_of(storage) is storage
+
+
+def test_in_space_by_hand() -> None:
+    """Four flat videos fill the quarters of a mosaic and come back whole."""
+    flat = torch.tensor([10, 20, 30, 40], dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 2, 1, 4, 4)
+    composed, storage = Composed(4, "grid"), torch.zeros(1, 2, 1, 4, 4, dtype=torch.uint8)
+    composed.place(storage, flat, 0)
+    assert storage[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
+    assert torch.equal(composed.clips_of(storage), flat)
+
+
+@pytest.mark.parametrize(("compose", "size"), [(4, 32), (9, 32), (4, 15)])
+def test_tiles_are_resized_bilinearly(compose: int, size: int) -> None:
+    """Down without aliasing, up as torch does it; a side that is not divided gives tiles of unequal size."""
+    clips = torch.randint(0, 256, (compose, 3, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    composed, storage = Composed(compose, "grid"), torch.zeros(1, 3, 1, size, size, dtype=torch.uint8)
+    composed.place(storage, clips, 0)
+    made = composed.clips_of(storage)
+    assert made.shape == clips.shape and made.dtype == torch.uint8
+    n = composed.side
+    for j in range(compose):
+        rows, columns = (slice(k * size // n, (k + 1) * size // n) for k in (j // n, j % n))
+        tile = storage[0, :, :, rows, columns]
+        small = F.interpolate(clips[j].float(), tile.shape[-2:], mode="bilinear", antialias=True)
+        assert torch.equal(tile, small.round().to(torch.uint8))
+        large = F.interpolate(tile.float(), (size, size), mode="bilinear")
+        assert (made[j].float() - large).abs().max() <= 0.51
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"square \(1, 4, 9 \.\.\.\)"):
+        Composed(3, "grid")
+    with pytest.raises(ValueError, match="at least 1"):
+        Composed(0)
+    budget = Budget(1, (8, 1, 4, 4), 3)
+    assert Composed(9).unfit(budget) == "compose=9 videos do not fit into 8 frames"
+    assert Composed(25, "grid").unfit(budget) == "compose=25 videos do not fit into 4x4 pixels"
+    assert Composed(8).unfit(budget) is None and Composed(16, "grid").unfit(budget) is None
+    info = tiny_split(per_class=6).info
+    assert Random(4, "grid").skip(info, Budget(1, SHAPE, 3)) is None
+    assert Random(4, "grid").skip(info, Budget(2, SHAPE, 3)) == "class 'class-0' has 6 training clips, IPC 2 needs 8"
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> ContextFactory:
+    return ContextFactory(Registry(), tmp_path_factory.mktemp("compose"), small=SMALL)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_that_shares_it(name: str, contexts: ContextFactory) -> None:
+    """A grid costs the budget's frames and bytes, has the videos of its class, and a label for each."""
+    train, budget = tiny_split(per_class=6), Budget(1, SHAPE, 3)
+    plugin: Any = contexts.create("method", f"{name}[layout=grid,compose=4]")
+    stored = plugin.distill(train, budget, contexts(plugin, train))
+    stored.validate(SHAPE, 3)
+    assert audit(stored, budget) == {
+        "frames_stored": budget.frames,
+        "stored_bytes": budget.bytes // 4,  # uint8
+        "label_bytes": 12 * 3 * 4 if name == "rded" else 0,
+        "videos_trained_on": 12,
+    }
+    assert stored.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    clips = materialise(plugin, stored, SHAPE)
+    assert len({clip.numpy().tobytes() for clip in clips}) == 12
+    assert torch.equal(stored_clips(stored, SHAPE), stored.tensors[MOSAICS]), "what is stored is shown too"  # type: ignore[arg-type]
+    if name != "rded":  # which cuts its videos
+        real = train.clips().float().flatten(1)
+        nearest = torch.cdist(clips.float().flatten(1), real).argmin(1)
+        assert torch.equal(train.labels[nearest], stored.labels), "each tile is a video of its class"
+        assert len(set(nearest.tolist())) == 12
+    in_time: Any = contexts.create("method", f"{name}[compose=2]")
+    plain = in_time.distill(train, budget, contexts(in_time, train))
+    assert plain.clips is not None and len(plain.clips) == len(plain.labels) == 3
+
+
+def test_the_same_videos_in_either_layout(contexts: ContextFactory) -> None:
+    """Only what is made of them differs: the first and last halves of two videos are the runs of the other layout's videos."""
+    train, budget = tiny_split(per_class=6), Budget(1, SHAPE, 3)
+    four, in_time = Random(4, "grid"), Random(4)
+    large = materialise(four, four.distill(train, budget, contexts(four, train)), SHAPE)
+    runs = in_time.distill(train, budget, contexts(in_time, train)).clips
+    assert runs is not None
+    for j in range(4):
+        difference = (runs[0, 2 * j : 2 * j + 2].float() - large[j, 2 * j : 2 * j + 2].float()).abs().mean()
+        others = (runs[0, 2 * j : 2 * j + 2].float() - large[4, 2 * j : 2 * j + 2].float()).abs().mean()
+        assert difference < others
+
+
+def test_full_size_clips_under_another_name_are_over_budget() -> None:
+    """What passed once: four times the budget's clips as uint8, under a name that the audit does not know."""
+    from harness.distilled import DistilledSet
+
+    budget, pixels = Budget(1, SHAPE, 3), torch.zeros(12, *SHAPE, dtype=torch.uint8)
+    with pytest.raises(BudgetError, match="stores 96 frames, the budget allows 24"):
+        audit(DistilledSet({"pixels": pixels}, torch.arange(3).repeat_interleave(4)), budget)
+
+
+def test_steps_follow_the_budget_whatever_is_materialised(contexts: ContextFactory, tmp_path: Path) -> None:
+    family: Any = contexts.create("evaluator", "convnet3d[width=4]")
+    train = tiny_split(per_class=6)
+    labels = train.labels
+    protocol = PROTOCOL.model_copy(update={"epochs": 3, "batch": 4})
+
+    def steps(**planned: int) -> int:
+        return train_network(lambda: family.build(SHAPE, 3), train.clips(), labels, protocol, seed=0, device="cpu", **planned).steps
+
+    assert steps() == 3 * 5, "18 clips by 4"
+    assert steps(planned=9) == 3 * 3, "9 clips by 4"
