@@ -39,10 +39,20 @@ class Where:
     ipc: int | None
     evaluator: str
 
+    def say(self, without: Iterable[str] = ()) -> str:
+        """For people; without the fields of these names."""
+        words = {
+            "method": self.method,
+            "ipc": "" if self.ipc is None else f"IPC {self.ipc}",
+            "evaluator": self.evaluator,
+            "labels": f"{self.labels} labels",
+            "dataset": f"{self.dataset} {self.shape}",
+            "protocol": f"protocol {self.protocol}",
+        }
+        return ", ".join(text for name, text in words.items() if text and name not in without)
+
     def __str__(self) -> str:
-        ipc = "" if self.ipc is None else f"IPC {self.ipc}"
-        parts = (self.method, ipc, self.evaluator, self.labels, self.dataset, self.shape, self.protocol)
-        return " ".join(part for part in parts if part)
+        return self.say()
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """a, b: what the sides are called. missing: (side, cell and seeds) of what the other side has finished and this one has not."""
+    """a, b: what the sides are called. missing: (side, cell, seeds) of what the other side has finished and this one has not."""
 
     a: str
     b: str
     cells: tuple[Difference, ...]
     pooled: tuple[Difference, ...]
-    missing: tuple[tuple[str, str], ...]
+    missing: tuple[tuple[str, Where, tuple[int, ...]], ...]
 
     def regressions(self, limit: float) -> list[Difference]:
         """Where B is significantly worse, by more than ``limit`` points."""
@@ -154,7 +164,7 @@ def _compare(name_a: str, rows_a: Iterable[Row], name_b: str, rows_b: Iterable[R
         if shared:
             ones, others = [a[cell][s] for s in shared], [b[cell][s] for s in shared]
             cells.append(_difference(cell, _accuracies(ones), _accuracies(others), paired_t, _notes(ones, others)))
-    missing = [(name_b, text) for text in _missing(a, b)] + [(name_a, text) for text in _missing(b, a)]
+    missing = [(name_b, *lacked) for lacked in _missing(a, b)] + [(name_a, *lacked) for lacked in _missing(b, a)]
     return Comparison(name_a, name_b, _corrected(cells), _corrected(_pool(a, b, order)), tuple(missing))
 
 
@@ -216,13 +226,10 @@ def _notes(a: Sequence[Row], b: Sequence[Row]) -> tuple[str, ...]:
     return tuple(text for text, look in looks.items() if {look(row) for row in a} != {look(row) for row in b})
 
 
-def _missing(here: Mapping[Where, Mapping[int, Row]], there: Mapping[Where, Mapping[int, Row]]) -> list[str]:
-    found = []
-    for cell, rows in here.items():
-        seeds = [seed for seed in rows if seed not in there.get(cell, {})]
-        if seeds:
-            found.append(f"{cell}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
-    return found
+def _missing(here: Mapping[Where, Mapping[int, Row]], there: Mapping[Where, Mapping[int, Row]]) -> list[tuple[Where, tuple[int, ...]]]:
+    """Cells and seeds that are finished here and not there."""
+    lacked = {cell: tuple(seed for seed in rows if seed not in there.get(cell, {})) for cell, rows in here.items()}
+    return [(cell, seeds) for cell, seeds in lacked.items() if seeds]
 
 
 # For people and programs
@@ -230,28 +237,32 @@ def _missing(here: Mapping[Where, Mapping[int, Row]], there: Mapping[Where, Mapp
 
 def tables(found: Comparison) -> list[Table]:
     """Pooled, cell by cell, and what is missing."""
+    alike = _alike(found)
     made = [
-        _table("pooled", "All budgets pooled", found.pooled, "two-sided sign-flip permutation test over blocks of (IPC, seed)"),
-        _table("cells", "Cell by cell", found.cells, "paired t-test over shared seeds"),
+        _table("pooled", "All budgets pooled", found.pooled, alike, "two-sided sign-flip permutation test over blocks of (IPC, seed)"),
+        _table("cells", "Cell by cell", found.cells, alike, "paired t-test over shared seeds"),
     ]
     if found.missing:
-        rows = tuple(TableRow(TableCell(cell), (TableCell(side),)) for side, cell in found.missing)
-        made.append(Table("missing", "Finished on one side only", "cell", ("missing in",), rows))
+        rows = tuple(
+            TableRow(TableCell(cell.say(alike)), (TableCell(", ".join(map(str, seeds))), TableCell(side)))
+            for side, cell, seeds in found.missing
+        )
+        made.append(Table("missing", "Finished on one side only", "cell", ("seeds", "missing in"), rows))
     return made
 
 
-def _table(name: str, title: str, differences: Sequence[Difference], test: str) -> Table:
+def _table(name: str, title: str, differences: Sequence[Difference], alike: Sequence[str], test: str) -> Table:
     return Table(
         name=name,
         title=title,
         corner="cell",
         columns=("A", "B", "B − A", "95 %", "n", "ahead, tied, behind", "p (Holm)"),
-        rows=tuple(_row(d) for d in differences),
+        rows=tuple(_row(d, alike) for d in differences),
         caption=f"Top-1 in %, differences in points with their 95 % Student-t interval; {test}, Holm-corrected; bold where p ≤ {ALPHA}.",
     )
 
 
-def _row(d: Difference) -> TableRow:
+def _row(d: Difference, alike: Sequence[str]) -> TableRow:
     interval = DASH if d.interval is None else f"{points(d.interval[0])} to {points(d.interval[1])}"
     test = "n too small" if d.adjusted is None else p_value(d.adjusted)
     texts = (
@@ -264,12 +275,12 @@ def _row(d: Difference) -> TableRow:
         test,
     )
     cells = [TableCell(text, bold=d.significant and i == 2) for i, text in enumerate(texts)]
-    return TableRow(TableCell(str(d.where), notes=d.notes), tuple(cells))
+    return TableRow(TableCell(d.where.say(alike) or "all", notes=d.notes), tuple(cells))
 
 
 def as_markdown(found: Comparison) -> str:
     """The whole comparison."""
-    head = f"# B against A\n\n- A: {found.a}\n- B: {found.b}\n- {_summary(found)}\n"
+    head = f"# B against A\n\n- A: {found.a}\n- B: {found.b}\n- of each: {_shared(found)}\n- {_summary(found)}\n"
     return "\n".join([head, *(to_markdown(table) for table in tables(found))])
 
 
@@ -284,8 +295,9 @@ def as_csv(found: Comparison) -> str:
         for d in differences:
             values = (d.a, d.b, d.mean, *(d.interval or ("", "")), len(d.differences), *d.outcome, d.p, d.adjusted)
             writer.writerow([scope, *(getattr(d.where, axis) for axis in axes), *values, "; ".join(d.notes)])
-    for side, cell in found.missing:
-        writer.writerow(["missing", *[""] * (len(axes) + len(numbers)), f"{cell} is missing in {side}"])
+    for side, where, seeds in found.missing:
+        told = f"missing in {side}: seed {', '.join(map(str, seeds))}"
+        writer.writerow(["missing", *(getattr(where, axis) for axis in axes), *[""] * len(numbers), told])
     return out.getvalue()
 
 
@@ -295,9 +307,11 @@ def as_text(found: Comparison, width: int) -> str:
     from rich.table import Table as Grid
 
     console = Console(width=width, file=io.StringIO(), markup=False, record=False)
-    console.print(f"A: {found.a}\nB: {found.b}\n{_summary(found)}", highlight=False)
+    console.print(f"A: {found.a}\nB: {found.b}\nof each: {_shared(found)}\n{_summary(found)}", highlight=False)
     for table in tables(found):
-        grid = Grid(title=table.title, title_justify="left", caption=table.caption or None, caption_justify="left")
+        grid = Grid(
+            title=table.title, title_justify="left", caption=table.caption.replace("bold where", "* where") or None, caption_justify="left"
+        )
         for i, name in enumerate((table.corner, *table.columns)):
             grid.add_column(name, justify="left" if i == 0 or len(table.columns) == 1 else "right", overflow="fold")
         for row in table.rows:
@@ -306,7 +320,22 @@ def as_text(found: Comparison, width: int) -> str:
             grid.add_row(label, *(cell.text for cell in row.cells))
         console.print(grid)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().replace("; bold where", "; * where")
+    return console.file.getvalue()
+
+
+def _alike(found: Comparison) -> list[str]:
+    """What is the same everywhere, so that it is said once. Methods are always named."""
+    wheres = [*(d.where for d in found.cells), *(cell for _, cell, _ in found.missing)]
+    return [
+        name
+        for name in ("labels", "dataset", "protocol")
+        if len({(getattr(w, name), w.shape if name == "dataset" else "") for w in wheres}) == 1
+    ]
+
+
+def _shared(found: Comparison) -> str:
+    alike = _alike(found)
+    return found.cells[0].where.say({"method", "ipc", "evaluator", "labels", "dataset", "protocol"} - set(alike)) or "nothing"
 
 
 def _summary(found: Comparison) -> str:

@@ -89,7 +89,7 @@ class SetFile:
         return index[self.labels], soft
 
 
-def open_set(path: Path, labels: Path | str = "") -> SetFile:
+def open_set(path: Path, labels: Path | str | None = None) -> SetFile:
     """A set on disk. labels: a file with its labels, or BY_CLASS: as many clips of each class, class after class.
 
     Raises DataError with what is wrong, and what the file holds.
@@ -98,7 +98,8 @@ def open_set(path: Path, labels: Path | str = "") -> SetFile:
         inside = [p for p in sorted(path.iterdir()) if p.suffix in _FILES]
         if inside:  # one set in several formats: the first of _FILES
             return open_set(min(inside, key=lambda p: _FILES.index(p.suffix)), labels)
-        return _open_folder(path)
+        exported = [path / name for name in ("mp4", "gif") if (path / name).is_dir() and (path / "labels.csv").is_file()]
+        return _open_folder(exported[0] if exported else path)
     entries = _open_file(path)
     found = {role: next((entries[n] for n in names if n in entries), None) for role, names in _NAMES.items()}
     clips = found["clips"]
@@ -305,7 +306,7 @@ def _by_class_name(path: Path, entries: Mapping[str, Entry], scale: str) -> SetF
     return SetFile(path, shape, lambda _: torch.cat([e.read() for e in members.values()]), numbers, None, tuple(members), scale)
 
 
-def _read_labels(entry: Entry | None, labels: Path | str) -> Any:
+def _read_labels(entry: Entry | None, labels: Path | str | None) -> Any:
     if labels:
         file = Path(labels)
         if not file.is_file():

@@ -40,7 +40,7 @@ class Stored:
     """What reports call it."""
     scale: Scale = "auto"
     """What float values are: auto (within [0, 1], or what the file says), bytes, unit, signed (-1 to 1), imagenet (normalised)."""
-    labels: Path | str = ""
+    labels: Path | str | None = None
     """A file with the labels where they lie beside the clips, or by_class: as many clips of each class, class after class."""
 
     @property
@@ -97,6 +97,6 @@ class Stored:
 
 
 @lru_cache(maxsize=8)
-def _opened(path: Path, labels: Path | str, _modified: int) -> SetFile:
+def _opened(path: Path, labels: Path | str | None, _modified: int) -> SetFile:
     """A set that was opened before: a plan asks for every seed and budget."""
     return open_set(path, labels)
