@@ -169,6 +169,8 @@ _DATASET = '''"""This set as a PyTorch Dataset. Needs torch and {library}, nothi
 
     from dataset import DistilledClips
     loader = torch.utils.data.DataLoader(DistilledClips(), batch_size=16, shuffle=True)
+    for clips, labels in loader:
+        clips = ({normalised}).transpose(1, 2)  # as the harness normalises, and (N, C, T, H, W) for torch's 3-D layers
 """
 
 {imports}from pathlib import Path
@@ -209,9 +211,16 @@ def dataset_source(made: Distilled, forms: Sequence[str]) -> str:
     _, _, channels, height, width = made.clips.shape
     video = form in ("mp4", "gif")
     colours = "rgb24" if channels == 3 else "gray"
+    normalised = "(clips - 0.5) / 0.5"
+    if channels == 3:
+        from harness.training import IMAGENET_MEAN, IMAGENET_STD
+
+        mean, std = (f"torch.tensor({values}).view(3, 1, 1)" for values in (IMAGENET_MEAN, IMAGENET_STD))
+        normalised = f"(clips - {mean}) / {std}"
     constants = f'COLOURS, CHANNELS, SIZE = "{colours}", {channels}, ({height}, {width})\n' if video else ""
     return _DATASET.format(
         library=library,
+        normalised=normalised,
         imports="import csv\n" if video else "",
         classes=repr(tuple(made.classes)),
         constants=constants,

@@ -9,9 +9,9 @@ charged as every set is, and cached by the content of its files.
 Nothing is cut, resized, chosen or reordered: a set of other clips, classes or instances per class than the run's is declined. So its IPC
 is what it says; what it took to make it is not known here, and its seconds and memory are those of reading.
 
-VDSD's released .pt files hold images, memories and a network in a layout that no documentation gives: save the clips that its code makes of
-them. Clips in its normalised space are scale=imagenet. Video-DC writes a JPEG for every frame: a folder of these for each class and
-clip is read as it is.
+VDSD (Wang et al., CVPR 2024) keeps images, memories and a network, in .pt files whose layout is not documented: save the clips that its
+code makes of them. Clips in its normalised space are scale=imagenet. Video-DC (arXiv 2412.21197) writes a JPEG for every frame: a folder
+of these for each class and clip is read as it is; DATM's images_best.pt goes with labels=labels_best.pt.
 
 Reported: nothing of its own; what a set reports stands with its paper.
 """
