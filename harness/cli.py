@@ -310,7 +310,10 @@ def rerun(
     """
     from harness.rerun import rerun_in_scratch
 
-    verdict, folder = rerun_in_scratch(_session(overlay, assignments, {"results": results}).store, key, scratch, plugins, data_root)
+    try:
+        verdict, folder = rerun_in_scratch(_session(overlay, assignments, {"results": results}).store, key, scratch, plugins, data_root)
+    except KeyboardInterrupt:
+        sys.exit(130)
     for line in [*verdict.lines(), f"made again in {folder}"]:
         click.echo(line)
     sys.exit(0 if verdict.equal else 1)

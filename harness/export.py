@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from harness import __version__
-from harness.clip_files import FORMATS, dataset_source, folder_name, scale, write_clips
+from harness.clip_files import FORMATS, dataset_source, scale, write_clips
 from harness.errors import StoreError, UsageError, did_you_mean
 from harness.names import parse_list
 from harness.record import Record, Sweep
 from harness.registry import Registry
+from harness.report.cells import slug
 from harness.report.load import Results, load
 from harness.rows import Row
 from harness.session import Distilled
@@ -130,20 +131,23 @@ def _folder(record: Record) -> Path:
     label = spec.method.label
     if spec.method.files:  # paths are long, and say nothing elsewhere
         label = str(spec.method.params.get("name") or spec.method.name)
-    return Path(folder_name(f"{spec.dataset.label}-{label}-seed{spec.seed}").replace(" ", "_")) / f"ipc{spec.budget.ipc}"
+    return Path(slug(f"{spec.dataset.label}-{label}-seed{spec.seed}")) / f"ipc{spec.budget.ipc}"
 
 
 def _write(made: Distilled, record: Record, results: Results, folder: Path, forms: Sequence[str], command: str) -> None:
+    """The folder of a set, whole or not at all; one that was exported before is replaced."""
+    if folder.exists() and not (folder / "labels.csv").is_file():
+        raise UsageError(f"{folder} exists and is no exported set: name another folder with --out")
+    part = folder.with_name(f".{folder.name}.part")
     try:
-        if folder.exists():
-            if not (folder / "labels.csv").is_file():
-                raise UsageError(f"{folder} exists and is no exported set: name another folder with --out")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        files = {form: write_clips(made, folder, form) for form in forms}
-        (folder / "labels.csv").write_text(_labels_csv(made, files), encoding="utf-8")
-        (folder / "dataset.py").write_text(dataset_source(made, forms), encoding="utf-8")
-        (folder / "README.md").write_text(_card(made, record, results, forms, command), encoding="utf-8")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        files = {form: write_clips(made, part, form) for form in forms}
+        (part / "labels.csv").write_text(_labels_csv(made, files), encoding="utf-8")
+        (part / "dataset.py").write_text(dataset_source(made, forms), encoding="utf-8")
+        (part / "README.md").write_text(_card(made, record, results, forms, command), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
 

@@ -58,7 +58,7 @@ def rerun_cell(store: Store, key: str, results: str, plugins: Sequence[str] = ()
 
     key: the beginning of its key. results: a folder without records, so that everything that the cell rests on is made again. plugins,
     data_root: where they lie now, if not where they did. Decoded clips are those of the cache that was used. Raises UsageError where the
-    cell cannot be found or planned.
+    cell cannot be found or planned, and KeyboardInterrupt where it was stopped.
     """
     records, _ = store.read_records()
     record = find_cell(records, key, store)
@@ -69,7 +69,8 @@ def rerun_cell(store: Store, key: str, results: str, plugins: Sequence[str] = ()
         raise UsageError(f"{results} holds records already: name an empty folder, so that nothing is taken from it")
     session.store.check_writable()
     plan = _alone(session.plan(), record)
-    session.run(state=survey(plan, session.store, "all"), arguments=["rerun", record.key])
+    if session.run(state=survey(plan, session.store, "all"), arguments=["rerun", record.key]) == "interrupted":
+        raise KeyboardInterrupt
     made, _ = session.store.read_records()
     again = made.get(plan.cells[0].key)
     if again is None:
@@ -115,6 +116,7 @@ def _config(record: Record, store: Store, results: str, plugins: Sequence[str], 
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"the configuration of sweep {sweep.id} is of another version of the harness: {where}: {first['msg']}") from error
+    kept = before.run.cache if Path(before.run.cache).is_dir() else ""  # of another machine: that of the results folder
     now: dict[str, Any] = {
         "methods": (spec.method.label,),
         "seeds": (spec.seed,),
@@ -124,7 +126,7 @@ def _config(record: Record, store: Store, results: str, plugins: Sequence[str], 
         "quality": False,
         "track": False,
         "results": results,
-        "cache": cache_folder(config=before, store=store),
+        "cache": cache_folder(config=before.model_copy(update={"run": before.run.model_copy(update={"cache": kept})}), store=store),
         "executor": "inline",
         "rerun": "all",
         "stale": "rerun",
