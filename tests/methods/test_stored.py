@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
 
 from harness import Budget, DataError, DistilledSet
+from harness.cli import main
 from harness.conformance import ContextFactory, NotApplicable, Subject, checks
 from harness.registry import Registry
+from harness.report import build_report
+from harness.store import Store
 from methods.set_files import class_numbers, open_set, to_unit
 from methods.stored import Stored
+from tests.conftest import TINY
 from tests.tiny import SHAPE, tiny_split
 
 CLASSES = 3
@@ -281,3 +286,32 @@ def test_it_keeps_the_contract_of_a_method(requirement: object, stored_subject: 
         requirement.run(stored_subject)  # type: ignore[attr-defined]
     except NotApplicable:
         assert requirement.name == "takes_colour"  # type: ignore[attr-defined]
+
+
+def run(bench: Path, tmp_path: Path, spec: str) -> tuple[int, str]:
+    command = ["run", "--config", str(bench), "--plugin", str(TINY), "--results", str(tmp_path / "results"), "--methods", f"{spec},random"]
+    result = CliRunner().invoke(main, [*command, "--ipc", "1", "--seeds", "1", "--no-reference"])
+    assert "Traceback" not in result.output
+    return result.exit_code, result.output
+
+
+def test_what_cannot_be_read_stops_the_command(bench: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    for name, sentence in (("broken.npz", "cannot be read as .npz"), ("nowhere.npz", "No such file or directory")):
+        code, output = run(bench, tmp_path, f"stored[path={tmp_path / name}]")
+        assert code == 2 and sentence in output, output
+    assert not (tmp_path / "results").exists()
+
+
+def test_values_that_do_not_fit_cost_one_row(bench: Path, tmp_path: Path) -> None:
+    path = _npz(tmp_path / "s.npz", clips=np.full((3, 4, 1, 8, 8), 200.0), labels=np.arange(3))
+    code, output = run(bench, tmp_path, f"stored[path={path},name=theirs]")
+    assert code == 1 and "the values reach from 200 to 200" in " ".join(output.split())
+    assert run(bench, tmp_path, f"stored[path={path},name=theirs,scale=bytes]")[0] == 0
+    frames = {
+        r.name: r.metrics["frames_stored"] for r in Store(tmp_path / "results").read_records()[0].values() if "frames_stored" in r.metrics
+    }
+    assert len(frames) == 2 and set(frames.values()) == {12}, "charged as every set is"
+    build_report(tmp_path / "results", tmp_path / "report", formats=("md",))
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| theirs |" in text, "under the name that the user gives"
