@@ -48,6 +48,7 @@ _PUBLIC = {
     "method": "harness.plugin",
     "normalise": "harness.training",
     "predict_logits": "harness.training",
+    "read_video": "harness.data.video_files",
     "train_network": "harness.training",
 }
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "method",
     "normalise",
     "predict_logits",
+    "read_video",
     "train_network",
 ]
 
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from harness.budget import Budget
     from harness.data.base import Clip, Item, Split
     from harness.data.info import DatasetInfo
+    from harness.data.video_files import read_video
     from harness.distilled import DistilledSet
     from harness.errors import BudgetError, DataError, DistilledSetError, TaskError
     from harness.metrics import Metric

@@ -213,6 +213,112 @@ def check(
     sys.exit(1 if problems else 0)
 
 
+@main.command()
+@click.option("--out", required=True, metavar="DIR", help="Where to write; a folder for each set.")
+@click.option("--dataset", "datasets", metavar="LIST", help="Only these datasets.")
+@click.option("--methods", metavar="LIST", help="Only these methods: names, labels with their brackets, or wildcards.")
+@click.option("--ipc", metavar="LIST", help="Only these instances per class.")
+@click.option("--labels", metavar="LIST", help="Only sets of cells with these labels.")
+@click.option("--seeds", metavar="LIST", help="Only these seeds: 0,1 (3 is seed 3).")
+@click.option("--cell", metavar="KEY", default="", help="Only the set of this cell: the beginning of its key.")
+@click.option("--format", "forms", metavar="LIST", default="npz", show_default=True, help="npz, safetensors, mp4, gif.")
+@_results
+@_plugin
+@_config
+@_set
+def export(
+    out: str,
+    cell: str,
+    forms: str,
+    results: str | None,
+    plugins: tuple[str, ...],
+    overlay: str | None,
+    assignments: tuple[str, ...],
+    **filters: str | None,
+) -> None:
+    """Write distilled sets as folders that need no harness: clips, labels.csv, a card, and a PyTorch Dataset that reads them."""
+    from harness.export import export_sets, read_choice
+    from harness.names import parse_list
+
+    store = _session(overlay, assignments, {"results": results}).store
+    for folder in export_sets(store, Path(out), read_choice(cell, filters), parse_list(forms, "formats"), plugins, sys.argv[1:]):
+        click.echo(folder)
+
+
+@main.command("import")
+@click.argument("source", metavar="SOURCE")
+@_results
+@_config
+@_set
+def import_(source: str, results: str | None, overlay: str | None, assignments: tuple[str, ...]) -> None:
+    """Take the records of another results folder (or URL) into this one: checked, without duplicates; what is better here stays.
+
+    Exit 1 with a list of what is damaged. `track` brings the MLflow mirror up to date.
+    """
+    from harness.merge import import_results
+    from harness.store import Store
+
+    done = import_results(Store(source), _session(overlay, assignments, {"results": results}).store)
+    for line in done.refused:
+        click.echo(line)
+    click.echo(str(done))
+    sys.exit(1 if done.refused else 0)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, metavar="A [B]")
+@click.option("--methods", metavar="X,Y", help="With one folder: two of its methods, Y against X.")
+@click.option("--since", metavar="DATE", help="With one folder: what was made since (ISO 8601, UTC), against what was made before.")
+@click.option("--format", "form", type=click.Choice(["terminal", "md", "csv"]), default="terminal", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it into a file.")
+@click.option(
+    "--fail-on-regression",
+    "limit",
+    type=click.FloatRange(0),
+    is_flag=False,
+    flag_value=0.0,
+    metavar="[POINTS]",
+    help="Exit 1 where B is significantly worse (Holm, 5 %), pooled or in a cell, by more than so many points; comes last, or with =.",
+)
+def compare(folders: tuple[str, ...], methods: str | None, since: str | None, form: str, out: Path | None, limit: float | None) -> None:
+    """Compare two results folders, two methods of one, or one before and since a date: differences, intervals, ties, what is missing."""
+    from harness.terminal import show_comparison
+
+    sys.exit(show_comparison(folders, methods, since, form, out, limit))
+
+
+@main.command()
+@click.argument("key", metavar="KEY")
+@click.option("--scratch", metavar="DIR", help="Where it is made again, an empty folder. [default: rerun/KEY in the results folder]")
+@click.option("--data-root", metavar="DIR", default="", help="Folder of a dataset that is read from disk, where it has moved.")
+@_results
+@_plugin
+@_config
+@_set
+def rerun(
+    key: str,
+    scratch: str | None,
+    data_root: str,
+    results: str | None,
+    plugins: tuple[str, ...],
+    overlay: str | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Do one cell again by the beginning of its key (cells.csv), alone, and say whether its metrics are equal to the digit, and if not why.
+
+    Exit 1 where they differ.
+    """
+    from harness.rerun import rerun_in_scratch
+
+    try:
+        verdict, folder = rerun_in_scratch(_session(overlay, assignments, {"results": results}).store, key, scratch, plugins, data_root)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    for line in [*verdict.lines(), f"made again in {folder}"]:
+        click.echo(line)
+    sys.exit(0 if verdict.equal else 1)
+
+
 @main.group(cls=_Verbs)
 def data() -> None:
     """Prepare, verify and look at a dataset. `run` prepares by itself what it needs."""

@@ -25,7 +25,7 @@ _TRAINING = ("protocol.py", "seeds.py", "training.py")
 DECIDING: dict[str, tuple[str, ...]] = {
     "data": ("tasks/data.py",),
     "asset": ("data/base.py", "tasks/asset.py", "tasks/common.py", *_TRAINING),
-    "distill": ("budget.py", "data/base.py", "distilled.py", "tasks/common.py", "tasks/distill.py", *_TRAINING),
+    "distill": ("budget.py", "data/base.py", "data/video_files.py", "distilled.py", "tasks/common.py", "tasks/distill.py", *_TRAINING),
     "quality": (
         "assets/feature_reference.py",
         "data/base.py",

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.errors import UsageError
 from harness.runner import Observer
 from harness.session import Session
+from harness.words import p_value, points
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
@@ -56,3 +58,39 @@ def check_plugins(files: Sequence[str], small: Sequence[str], data_root: Path | 
         console.print(text, style=style, highlight=False, soft_wrap=True)
         failed += result.status == "failed"
     return 1 if failed else 0
+
+
+def show_comparison(
+    folders: Sequence[str], methods: str | None, since: str | None, form: str, out: Path | None, limit: float | None
+) -> int:
+    """Compare what the command line names, show it or write it, and return the exit code: 1 for a regression beyond ``limit`` points."""
+    from harness import compare
+    from harness.names import parse_list
+    from harness.store import Store
+
+    stores = [Store(folder) for folder in folders]
+    match len(stores), methods, since:
+        case 2, None, None:
+            found = compare.compare_folders(*stores)
+        case 1, str(), None:
+            pair = parse_list(methods, "methods")
+            if len(pair) != 2:
+                raise UsageError(f"--methods takes two methods, got {len(pair)}")
+            found = compare.compare_methods(stores[0], *pair)
+        case 1, None, str():
+            found = compare.compare_times(stores[0], since)
+        case _:
+            raise UsageError("name two results folders, or one with --methods X,Y or --since DATE")
+    console = Console(markup=False)
+    text = {"md": compare.as_markdown, "csv": compare.as_csv}.get(form, lambda f: compare.as_text(f, max(console.width, 120)))(found)
+    if out is None:
+        console.out(text, end="", highlight=False)
+    else:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write {out}: {error.strerror or error}") from error
+    worse = found.regressions(limit) if limit is not None else []
+    for d in worse:
+        console.print(f"regression: {d.where}: {points(d.mean)} points, {p_value(d.adjusted or 0.0)}", highlight=False, soft_wrap=True)
+    return 1 if worse else 0

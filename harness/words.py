@@ -87,7 +87,7 @@ def in_words(label: str, phrases: Mapping[str, Mapping[str, str]] | None = None)
     """A method label with inline parameters as words.
 
     phrases: method -> assignment -> what it means, from [words] of bench.toml. An assignment without a phrase says its value; what is
-    switched off is said to be missing.
+    switched off is said to be missing. A parameter ``name`` is what the user wants it to be called.
 
     >>> in_words("gvd")
     'gvd'
@@ -95,6 +95,8 @@ def in_words(label: str, phrases: Mapping[str, Mapping[str, str]] | None = None)
     'gvd: unguided diffusion, compose 2'
     >>> in_words("dm[augment=true,decay=none,iterations=50]")
     'dm: with augment, without decay, iterations 50'
+    >>> in_words("stored[path=/sets/theirs.npz,name=theirs]")
+    'theirs'
     """
     name, bracket, rest = label.partition("[")
     if not bracket:
@@ -103,6 +105,8 @@ def in_words(label: str, phrases: Mapping[str, Mapping[str, str]] | None = None)
     said = []
     for part in rest.removesuffix("]").split(","):
         key, _, value = (text.strip() for text in part.partition("="))
+        if key == "name":
+            return value
         said.append(known.get(f"{key}={value}") or _plainly(key.replace("_", " "), value))
     return f"{name}: {', '.join(said)}"
 
