@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import StoreError, UsageError
+from harness.errors import HarnessError, StoreError, UsageError
 from harness.mlflow_place import artifact_place, database_file, quiet_environment, settle_artifacts, tracking_uri
 from harness.mlflow_runs import TABLE, RunWriter
 from harness.mlflow_terms import KEY
@@ -190,9 +190,17 @@ def ui_addresses(store: Store, root: str, uri: str | None = None) -> list[tuple[
     """(title, address) of the table of cells and, of the last sweep with two cells to compare, of their comparison and of the report.
 
     root: of the server, such as http://127.0.0.1:5000. The comparison is saved in the MLflow store under the sweep's id, and the report,
-    where one was written into the results folder, is attached to the sweep's run.
+    where one was written into the results folder, is attached to the sweep's run. Raises StoreError when the MLflow store does not answer.
     """
-    writer = RunWriter(store, tracking_uri(store, uri))
+    try:
+        return _addresses(store, root, RunWriter(store, tracking_uri(store, uri)))
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise StoreError(f"tracking store {tracking_uri(store, uri)}: {_first_line(error)}") from error
+
+
+def _addresses(store: Store, root: str, writer: RunWriter) -> list[tuple[str, str]]:
     found = [("all cells", view_address(root, writer.experiment, TABLE))]
     sweep, cells = _last_sweep(store, writer)
     if sweep is None:
@@ -208,6 +216,8 @@ def ui_addresses(store: Store, root: str, uri: str | None = None) -> list[tuple[
 def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> list[str]:
     """The command line of the MLflow server for this store, whose artifacts are those of this results folder, also where it is a copy."""
     backend = tracking_uri(store, uri)
+    if backend.startswith("databricks"):
+        raise UsageError(f"the tracking store {backend} has an interface of its own: open its workspace in a browser")
     database, place = database_file(backend), artifact_place(backend)
     if database is not None and not database.exists():
         raise UsageError(f"no MLflow store at {backend}: run something first, or mirror the records with `track --rebuild`")
@@ -216,7 +226,7 @@ def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> li
     artifacts = place.as_uri() if place is not None else tempfile.gettempdir()
     return [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--default-artifact-root", artifacts),
-        *("--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts),
+        *("--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts, "--uvicorn-opts", "--log-level warning"),
     ]
 
 

@@ -626,6 +626,16 @@ def test_the_last_sweep_with_two_cells_is_offered_for_comparison(results: Path) 
     assert sorted(names) == ["mtt · ipc 9 · 20260103", "random, dm, herding · ipc 1, 5 · 20260102", "random, gvd · ipc 1 · 20260101"]
 
 
+def test_the_interface_of_a_server_that_is_away_is_one_sentence(tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked = harness("ui")
+    assert asked.returncode == 1 and asked.stderr.startswith("error: tracking store http://127.0.0.1:9: ")
+    assert "Traceback" not in asked.stderr and not asked.stdout
+    with pytest.raises(UsageError, match="workspace in a browser"):
+        ui_command(Store(tmp_path), "127.0.0.1", 5000, "databricks://profile")
+
+
 def test_the_table_of_cells_has_columns_that_cells_have_and_no_sweeps(results: Path, errors: list[str]) -> None:
     build = Builder(results)
     build.evaluate("gvd", 5, 0, build.distill("gvd", 5, 0))
