@@ -19,7 +19,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-DECODING = ("data/cache.py", "data/listed.py", "data/prepare.py", "data/sampling.py", "data/video_files.py")
+DECODING = ("data/cache.py", "data/cache_files.py", "data/listed.py", "data/prepare.py", "data/sampling.py", "data/video_files.py")
 """What decides the clips of a dataset, beside its plugin. A cache made by other code is not used."""
 _TRAINING = ("protocol.py", "seeds.py", "training.py")
 DECIDING: dict[str, tuple[str, ...]] = {

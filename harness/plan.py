@@ -134,6 +134,7 @@ class _Planner:
         self._network_spec = lru_cache(maxsize=None)(lambda spec: registry.resolve("evaluator", spec).spec)
         self._asset_key = lru_cache(maxsize=None)(self._add_asset)
         self._distill_key = lru_cache(maxsize=None)(self._add_distill)
+        self._needs = lru_cache(maxsize=None)(self._needs_of)
 
     def plan(self) -> Plan:
         run = self.config.run
@@ -239,31 +240,38 @@ class _Planner:
         return self.registry.resolve("method", spec, self.protocol.methods.get(name))
 
     def _add_distill(self, number: int, ipc: int, seed: int) -> str:
-        method = self.methods[number]
-        plugin: MethodPlugin = method.create()
-        budget = self._budget(ipc)
-        skip = plugin.skip(self.info, budget)
-        inputs = {"data": self.data, **({} if skip else self._declared_assets(plugin))}
+        method, budget = self.methods[number], self._budget(ipc)
+        skip, assets, networks = self._needs(number, ipc)
         spec = DistillSpec(
             code=self._codes["distill"],
             dataset=self.dataset,
             budget=budget,
             method=method.spec,
-            networks=self._networks(plugin),
+            networks=networks,
             protocol=self.full_recipe,
             seed=seed,
         )
-        key = self._add(f"{method.label} ipc {ipc} seed {seed}", spec, inputs, skip)
-        if skip is None and self.config.run.quality:
-            self._add_quality(method, budget, seed, key)
+        key = self._add(f"{method.label} ipc {ipc} seed {seed}", spec, {"data": self.data, **assets}, skip)
+        if skip is None and self.judges is not None:
+            self._add_quality(method, budget, seed, {"data": self.data, "distill": key, **self.judges})
         return key
 
-    def _add_quality(self, method: Resolved, budget: Budget, seed: int, distill: str) -> None:
+    def _needs_of(self, number: int, ipc: int) -> tuple[str | None, dict[str, str], dict[str, PluginSpec]]:
+        """Why a method declines a budget, or its assets and networks: the same for all seeds."""
+        plugin: MethodPlugin = self.methods[number].create()
+        skip = plugin.skip(self.info, self._budget(ipc))
+        return skip, {} if skip else self._declared_assets(plugin), self._networks(plugin)
+
+    @cached_property
+    def judges(self) -> dict[str, str] | None:
+        """The assets that the quality of sets is measured with; None where it is not asked for, or the teacher does not take such clips."""
         evaluator = self._teacher()
-        if self._skip(self.registry.resolve("evaluator", evaluator).create()) is not None:
-            return  # the teacher does not take such clips
+        if not self.config.run.quality or self._skip(self.registry.resolve("evaluator", evaluator).create()) is not None:
+            return None
         teacher, reference = Asset(TEACHER, {"evaluator": evaluator}), Asset(REFERENCE, {"teacher": evaluator})
-        inputs = {"data": self.data, "distill": distill, "teacher": self._asset(teacher), "reference": self._asset(reference)}
+        return {"teacher": self._asset(teacher), "reference": self._asset(reference)}
+
+    def _add_quality(self, method: Resolved, budget: Budget, seed: int, inputs: dict[str, str]) -> None:
         spec = QualitySpec(
             code=self._codes["quality"], dataset=self.dataset, budget=budget, method=method.spec, protocol=self.full_recipe
         )

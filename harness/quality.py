@@ -15,13 +15,13 @@ from harness.training import embed_clips, predict_logits
 
 def measure_quality(
     clips: Tensor, labels: Tensor, teacher: nn.Module, reference: Reference, protocol: TrainingProtocol, device: torch.device
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Quality figures of a set: clips (N, T, C, H, W), uint8 or float with white at 1, with labels (N,), at least two clips.
 
     teacher_accuracy: share of the clips that the teacher recognises as their class. teacher_confidence: mean probability of that class.
-    diversity: mean distance between two clips of a class, relative to real clips (0 at IPC 1). coverage: share of the real training clips
-    with a clip of the set of their class no farther than their 5th nearest neighbour. frechet: Frechet distance to the real clips.
-    motion_ratio: motion energy relative to real clips. Raises TaskError where the teacher has no ``embed``.
+    diversity: mean distance between two clips of a class, relative to real clips; None where no class has two. coverage: share of the real
+    training clips with a clip of the set of their class no farther than their 5th nearest neighbour. frechet: Frechet distance to the real
+    clips. motion_ratio: motion energy relative to real clips. Raises TaskError where the teacher has no ``embed``.
     """
     small = in_small_batches(protocol)
     logits = predict_logits(teacher, clips, small, device)
@@ -30,11 +30,12 @@ def measure_quality(
     for label in labels.unique().tolist():
         mine, real = points[labels == label], reference.labels == label
         covered[real] = torch.cdist(reference.points[real], mine).amin(dim=1) <= reference.radii[real]
-        diversity.append(mean_distance(torch.cdist(mine, mine)) / reference.spread[label].clamp(min=1e-12))
+        if len(mine) > 1:
+            diversity.append(mean_distance(torch.cdist(mine, mine)) / reference.spread[label].clamp(min=1e-12))
     return {
         "teacher_accuracy": float((logits.argmax(1) == labels).float().mean()),
         "teacher_confidence": float(logits.softmax(1).gather(1, labels[:, None]).mean()),
-        "diversity": float(torch.stack(diversity).mean()),
+        "diversity": float(torch.stack(diversity).mean()) if diversity else None,
         "coverage": float(covered.float().mean()),
         "frechet": frechet_distance(points, reference.points),
         "motion_ratio": motion_energy(clips) / max(reference.motion, 1e-12),

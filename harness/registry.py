@@ -19,15 +19,19 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import code
 from harness.errors import PluginError, UnknownNameError, UsageError, did_you_mean
 from harness.names import natural_key, parse_spec
 from harness.plugin import KINDS, ROOT_FIELD
 from harness.spec import PluginSpec
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
@@ -276,13 +280,21 @@ def _param_types(cls: type) -> dict[str, str]:
     return {f.name: str(f.type) for f in dataclasses.fields(cls) if f.name != ROOT_FIELD}
 
 
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """What converts and checks the parameters of a plugin class; made once, because it takes milliseconds."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
 def _instance(cls: type, values: Mapping[str, Any], where: str, root: Path | None = None) -> Any:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     names = {f.name for f in dataclasses.fields(cls)}
     extra = {ROOT_FIELD: root} if ROOT_FIELD in names and root is not None else {}
     try:
-        return TypeAdapter(cls).validate_python({**values, **extra})
+        return _adapter(cls).validate_python({**values, **extra})
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # what __post_init__ refuses

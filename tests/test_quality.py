@@ -86,8 +86,8 @@ def test_floating_point_clips_are_measured_as_bytes_are(teacher: Teacher, refere
 
 def test_one_clip_of_a_class_has_no_diversity(teacher: Teacher, reference: Reference) -> None:
     figures = measure_quality(TRAIN.clips([0, 1, 2]), TRAIN.labels[:3], teacher, reference, PROTOCOL, CPU)
-    assert figures["diversity"] == 0
-    assert all(math.isfinite(value) for value in figures.values())
+    assert figures["diversity"] is None, "unmeasured is not 0"
+    assert all(math.isfinite(value) for name, value in figures.items() if name != "diversity")
 
 
 def test_a_teacher_without_features_is_refused(reference: Reference) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import PROJECT, Harness
+import pytest
+
+from tests.conftest import PROJECT, TINY, Harness
 
 
 def test_the_third_party_method_of_the_readme_runs(harness: Harness, tmp_path: Path) -> None:
@@ -21,6 +24,26 @@ def test_the_third_party_method_of_the_readme_runs(harness: Harness, tmp_path: P
     records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("*.json")]
     done_cells = {r["spec"]["method"]["label"] for r in records if r["kind"] == "evaluate" and r["status"] == "done"}
     assert done_cells == {"brightest", "brightest[darkest=true]", "random"}
+
+
+def test_the_session_of_the_readme_runs(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for the data and networks: those of the tests, to be quick."""
+    import harness
+
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    source = re.search(r"<!-- session -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert source is not None
+    open_session = harness.Session.open
+
+    def small(**run: object) -> harness.Session:
+        quick = {"evaluators": "tiny-net", "plugins": [str(TINY)], "results": str(tmp_path / "results")}
+        return open_session(bench, set=["methods.herding.teacher=tiny-net"], **{**run, **quick})
+
+    monkeypatch.setattr(harness.Session, "open", small)
+    names: dict[str, Any] = {}
+    exec(source[1], names)
+    assert sorted(names["frame"]["method"]) == ["full", "herding", "random"] and names["frame"]["accuracy"].notna().all()
+    assert names["made"].clips.shape == (3, 4, 1, 8, 8)
 
 
 def test_every_verb_of_the_readme_exists() -> None:

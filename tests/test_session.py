@@ -79,7 +79,7 @@ def test_the_quality_of_every_set_is_measured_apart_from_its_distillation(bench:
     assert [r.kind for r in records].count("quality") == 2
     assert all("quality" not in r.phases for r in records if r.kind == "distill")
     for row in bench_session.rows():
-        known = [row.value(name) is not None for name in ("teacher_accuracy", "diversity", "coverage", "frechet", "motion_ratio")]
+        known = [row.value(name) is not None for name in ("teacher_accuracy", "coverage", "frechet", "motion_ratio")]
         assert all(known) if row.ipc else not any(known)
     again = session(bench, tmp_path, methods="first,random", quality=True, seeds=1).survey()
     assert not again.to_do

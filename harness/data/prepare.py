@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.base import Clip, Item
-from harness.data.cache import SCHEMA, SPLITS, ClipCache, Entry, checksum, write_index
+from harness.data.cache_files import SCHEMA, SPLITS, CachePlace, Entry, checksum, write_index
 from harness.data.info import ClipShape, DatasetInfo
 from harness.data.reuse import EarlierClips
 from harness.errors import DataError
 from harness.plugin import DatasetPlugin, Progress
 
 
-def prepare(plugin: DatasetPlugin, cache: ClipCache, *, workers: int = 1, progress: Progress | None = None) -> None:
+def prepare(plugin: DatasetPlugin, cache: CachePlace, *, workers: int = 1, progress: Progress | None = None) -> None:
     """Decode a dataset into the cache. The caller holds the lock. ``progress(done, total)`` counts clips.
 
     Threads decode: libav works without the interpreter's lock. Raises DataError when the disk is too small, when more than the dataset's

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.base import Clip, Item
-from harness.data.cache import SPLITS, ClipCache, ClipFile, Entry, checksum, read_index
+from harness.data.cache_files import SPLITS, CachePlace, ClipFile, Entry, checksum, read_index
 from harness.errors import DataError
 
 
@@ -19,7 +19,7 @@ class EarlierClips:
     A clip is the same where its name and the size of its file are; sources without a size are never taken over.
     """
 
-    def __init__(self, cache: ClipCache, recipe: str | None) -> None:
+    def __init__(self, cache: CachePlace, recipe: str | None) -> None:
         self._places: dict[tuple[str, int], tuple[ClipFile, int, Entry]] = {}
         if recipe is None:
             return
@@ -41,7 +41,7 @@ class EarlierClips:
         return Clip(frames[0], row.native_frames, row.frames) if checksum(frames) == row.checksum else None
 
 
-def _made_by(cache: ClipCache, recipe: str) -> Iterator[Path]:
+def _made_by(cache: CachePlace, recipe: str) -> Iterator[Path]:
     wanted = {"recipe": recipe, "code": cache.info.code, "clip_shape": list(cache.info.clip_shape)}
     for path in sorted(cache.root.glob("*/meta.json")):
         try:

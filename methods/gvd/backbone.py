@@ -80,9 +80,6 @@ class VideoDiffusion:
     steps: int = 4000
     """Training steps. One core of a 2.3 GHz Xeon takes 1.1 s for one of 16x64x64 clips and 0.6 s of 8x32x32, so 75 and 40 minutes for
     these; UTD-MHAD came to its loss of 0.083 with 3,500."""
-    seconds: float = 0
-    """Limit on the seconds of one attempt; 0: none. Reaching it is a failure that the next run resumes, not a result: training ends by
-    ``steps`` alone."""
     batch: int = 32
     """Clips of one step."""
     lr: float = 1e-3
@@ -99,16 +96,17 @@ class VideoDiffusion:
     """Seed of initialisation, batches and noise."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1 or self.seconds < 0:
-            raise ValueError(f"steps and batch must be at least 1 and seconds 0 or more, got {self.steps}, {self.batch} and {self.seconds}")
+        if min(self.steps, self.batch) < 1:
+            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
         return {"codec": Asset("latent_codec", {"kind": self.codec})}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
-        """The averaged weights in half precision and their description. Resumes from its checkpoint after an interruption.
+        """The averaged weights in half precision and their description.
 
-        Raises TaskError where ``seconds`` are over before the steps are done, and where the loss is not finite.
+        Training ends by its steps; where the task's time limit comes first, that is a failure, and the next run goes on from the last
+        checkpoint, at most a minute old. Raises TaskError where the loss is not finite.
         """
         shipped = shipped_tensors(train.info.digest) if self.shipped and self.codec == "patch" else None
         if shipped is not None:
@@ -172,7 +170,7 @@ class Trainer:
         if path.is_file():
             self._resume(path)
         first = self.step
-        started = saved = timed = time.monotonic()
+        saved = timed = time.monotonic()
         while self.step < params.steps:
             generator = torch.Generator().manual_seed((params.seed << 32) + self.step)  # of this step: a resumed run draws the same
             self.losses.append(self._step(latents, labels, generator))
@@ -187,15 +185,9 @@ class Trainer:
             if self.step % CURVE_STEPS == 0 or self.step == params.steps:
                 self._close_point()
             context.progress(self.step, params.steps)
-            is_over = 0 < params.seconds <= now - started and self.step < params.steps
-            if is_over or now - saved > CHECKPOINT_SECONDS:
+            if now - saved > CHECKPOINT_SECONDS:
                 self._save(path)
                 saved = now
-            if is_over:
-                raise TaskError(
-                    f"video_diffusion: {self.step} of {params.steps} steps when the limit of {params.seconds:g} s was reached; "
-                    "run the command again to go on, or raise seconds or lower steps, which starts it anew"
-                )
 
     def _announce(self, seconds: float) -> None:
         """Say, from the time of one step, how long the others will take."""

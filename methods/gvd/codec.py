@@ -11,11 +11,10 @@ A codec is an asset of its own, so that a control such as random clips passed th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -187,12 +186,3 @@ def _patches(clips: Tensor, p: int) -> Tensor:
     """(N, T, C, H, W) -> (N, T, H/p, W/p, C*p*p)."""
     n, t, c, h, w = clips.shape
     return clips.view(n, t, c, h // p, p, w // p, p).permute(0, 1, 3, 5, 2, 4, 6).reshape(n, t, h // p, w // p, c * p * p)
-
-
-def pack_json(value: Any) -> Tensor:
-    """JSON as a uint8 tensor, so that a file of tensors describes itself."""
-    return torch.tensor(list(json.dumps(value, sort_keys=True).encode()), dtype=torch.uint8)
-
-
-def unpack_json(tensor: Tensor) -> Any:
-    return json.loads(bytes(tensor.tolist()))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.gvd.codec import pack_json, unpack_json
+from methods.gvd.described import pack_json, unpack_json
 
 SMALLEST_T = 0.05
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Context, Split, TaskError
-from methods.gvd.codec import pack_json, unpack_json
+from methods.gvd.described import pack_json, unpack_json
 
 PART = 8
 """Clips that pass through an autoencoder at a time."""

@@ -12,7 +12,8 @@ import torch
 from harness.errors import TaskError
 from harness.registry import Registry
 from methods.gvd.backbone import Trainer, VideoDiffusion, encode_all, roll
-from methods.gvd.codec import PatchCodec, pack_json, unpack_json
+from methods.gvd.codec import PatchCodec
+from methods.gvd.described import pack_json, unpack_json
 from methods.gvd.unet import Architecture, FrameLevel, VideoUNet, pack, unpack
 from tests.tiny import ContextFactory, tiny_split
 
@@ -125,26 +126,6 @@ def test_the_clock_decides_nothing(machine: Clock, tmp_path: Path, monkeypatch: 
     assert are_equal(weights(here), weights(there))
 
 
-def test_the_limit_of_seconds_is_a_failure_that_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    whole = train(tmp_path / "whole", 10)
-    monkeypatch.setattr("methods.gvd.backbone.time", Clock(1.0))
-    for done in (4, 8):
-        with pytest.raises(
-            TaskError, match=f"video_diffusion: {done} of 10 steps when the limit of 4 s was reached; run the command again"
-        ):
-            train(tmp_path / "cut", 10, seconds=4)
-    resumed = train(tmp_path / "cut", 10, seconds=4)
-    assert resumed.step == 10
-    assert are_equal(weights(whole), weights(resumed))
-
-
-def test_a_limit_that_is_reached_with_the_last_step_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.gvd.backbone.time", Clock(1.0))
-    assert train(tmp_path, 4, seconds=4).step == 4
-
-
 def test_training_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
@@ -186,7 +167,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_unfit_parameters_are_refused() -> None:
-    for params in ({"steps": 0}, {"batch": 0}, {"seconds": -1.0}):
+    for params in ({"steps": 0}, {"batch": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             VideoDiffusion(**params)  # type: ignore[arg-type]
 
