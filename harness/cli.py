@@ -161,7 +161,7 @@ def report(results: str | None, out: str | None, datasets: tuple[str, ...], over
 @_config
 @_set
 def ui(results: str | None, port: int, overlay: str | None, assignments: tuple[str, ...]) -> None:
-    """Open the MLflow comparison UI of the results folder on 127.0.0.1."""
+    """Serve the MLflow mirror on 127.0.0.1 and print the addresses of cells, comparison and report; of a shared server, print them."""
     from harness.tracking import serve_ui
 
     serve_ui(_session(overlay, assignments, {"results": results}).config.run.results, port=port, announce=click.echo)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -18,20 +19,37 @@ from typing import Any
 
 from harness.metrics import METRICS
 from harness.mlflow_place import EXPERIMENT, artifact_place, first_touch, own_place, quiet_environment, settle_artifacts
+from harness.mlflow_terms import (
+    CONTENT,
+    KEY,
+    OWNER,
+    SWEEP,
+    cell_curves,
+    cell_metrics,
+    cell_params,
+    cell_tags,
+    clip,
+    dataset_input,
+    run_name,
+    sweep_name,
+    sweep_tags,
+)
+from harness.mlflow_views import TAG, table_view
 from harness.record import Record, Sweep
 from harness.rows import Records, Row, cell_rows
-from harness.spec import EvaluateSpec, content_hash
+from harness.spec import content_hash
 from harness.store import Store
 
-KEY, SWEEP, OWNER, CONTENT, DESCRIBED = "harness.key", "harness.sweep", "harness.owner", "harness.content", "harness.metrics"
+TABLE = "cells"
+"""The view of every cell."""
 LATE = frozenset(metric.name for metric in METRICS if metric.place in ("quality", "derived"))
 """What may become known after the cell has ended, from another task: it is added to the cell's run."""
 _RUN_STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
 """Status of a record or sweep -> status of its run; all others are FAILED."""
+_REPORT = "harness.report"
+"""Tag of a sweep with the digest of the report that is attached to it."""
 _BATCH, _PARAM_BATCH = 800, 100
 """Metrics and parameters of one request; MLflow takes 1,000 entries of all sorts, and of parameters 100."""
-_TAG_LENGTH = 5000
-"""Characters of a tag; what servers of all ages take."""
 
 
 class RunWriter:
@@ -60,12 +78,14 @@ class RunWriter:
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        place = artifact_place(self.uri)
-        # The kind opens the interface in its model training view instead of asking.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(self.client.create_experiment(EXPERIMENT, place.as_uri() if place else None, tags))
+        if found is None:
+            place = artifact_place(self.uri)
+            # The kind opens the interface in its model training view instead of asking.
+            tags = {"mlflow.experimentKind": "custom_model_development", f"{TAG}{TABLE}": table_view()}
+            return str(self.client.create_experiment(EXPERIMENT, place.as_uri() if place else None, tags))
+        if found.tags.get(f"{TAG}{TABLE}") != table_view():
+            self.client.set_experiment_tag(found.experiment_id, f"{TAG}{TABLE}", table_view())
+        return str(found.experiment_id)
 
     def _survey(self) -> None:
         """Learn what is mirrored already, and close the runs of drivers that are gone."""
@@ -119,11 +139,24 @@ class RunWriter:
                 self._learn(run)
         if name not in self.sweeps:
             started = _milliseconds(sweep.started_at) if sweep else None
-            tags = {SWEEP: name, "mlflow.runName": name, **(_sweep_tags(sweep) if sweep else {})}
-            self.sweeps[name] = self.client.create_run(self.experiment, start_time=started, tags=_clip(tags)).info.run_id
+            tags: dict[str, Any] = {SWEEP: name, "mlflow.runName": name}
+            if sweep is not None:
+                tags |= {**sweep_tags(sweep), "mlflow.runName": sweep_name(sweep)}
+            self.sweeps[name] = self.client.create_run(self.experiment, start_time=started, tags=clip(tags)).info.run_id
             self._log(self.sweeps[name], params=sweep.config.get("run", {}) if sweep else {})
             self.client.set_terminated(self.sweeps[name], "FINISHED")
         return self.sweeps[name]
+
+    def attach(self, sweep: str, folder: Path) -> bool:
+        """Put the files of a report under a sweep's run. False where they are there already."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        digest = content_hash([(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
+        run_id = self.sweeps[sweep]
+        if self.client.get_run(run_id).data.tags.get(_REPORT) == digest:
+            return False
+        self._upload(run_id, folder, "report")
+        self.client.set_tag(run_id, _REPORT, digest)
+        return True
 
     # Cells
 
@@ -165,13 +198,13 @@ class RunWriter:
 
     def _cell(self, row: Row, records: Records) -> int:
         """Write one cell into its run; 0 when the run holds this very cell already."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
         record = records[row.key]
         made = records.get(record.inputs.get("distill" if record.is_cell else "teacher", ""))
-        values = {name: value for name, value in row.values.items() if value is not None}
+        values, params = cell_metrics(row), cell_params(row, record)
         settled = {name: value for name, value in values.items() if name not in LATE}
-        content = content_hash([record.content(), made.content() if made else None, settled])
+        content = content_hash([record.content(), made.content() if made else None, settled, run_name(row), params])
         if row.key not in self.runs:
             for run in self.search(f"tags.`{KEY}` = '{row.key}'"):  # another driver may have written it since
                 self._learn(run)
@@ -183,11 +216,13 @@ class RunWriter:
             self.client.delete_run(self.runs.pop(row.key))  # an older record of this cell, or half of one: its values would mix with these
         origin = record.provenance
         started, ended = _milliseconds(origin.started_at), _milliseconds(origin.ended_at)
-        tags = _clip({**_cell_tags(row, record), **parent, OWNER: self.owner})
+        tags = clip({**cell_tags(row, record), **parent, OWNER: self.owner})
         run_id = self.runs[row.key] = self.client.create_run(self.experiment, start_time=started, tags=tags).info.run_id
         metrics = [Metric(name, value, ended or 0, 0) for name, value in values.items()]
-        metrics += [Metric(name, value, ended or 0, step) for name, step, value in _curves(record, made)]
-        self._log(run_id, metrics, _params(row, record))
+        metrics += [Metric(name, value, ended or 0, step) for name, step, value in cell_curves(record, made)]
+        self._log(run_id, metrics, params)
+        source = DatasetInput(Dataset(**dataset_input(row)), [InputTag("mlflow.data.context", "train")])
+        self.client.log_inputs(run_id, datasets=[source])
         self.late[row.key] = {name: value for name, value in values.items() if name in LATE}
         self._artifacts(run_id, record, made)
         self.client.set_terminated(run_id, _RUN_STATUS.get(row.status, "FAILED"), end_time=ended)
@@ -213,71 +248,13 @@ class RunWriter:
             for name in ("preview.png", "preview.gif", "stored.png", "stored.gif"):
                 if made is not None and name in made.artifacts:
                     (Path(folder) / name).write_bytes(self.store.read_artifact(made, name))
-            if self.place is None:
-                self.client.log_artifacts(run_id, folder)
-            else:  # without asking the database, which another process may have settled for its own name of this folder
-                shutil.copytree(folder, self.place / run_id / "artifacts", dirs_exist_ok=True)
+            self._upload(run_id, Path(folder))
 
-
-def _sweep_tags(sweep: Sweep) -> dict[str, Any]:
-    """Where a sweep ran, and on what."""
-    elsewhere = {"id", "status", "cells", "kept", "config", "packages"}
-    tags = {**sweep.model_dump(mode="json", exclude=elsewhere), **_flat("package", sweep.packages)}
-    return {**tags, "mlflow.note.content": f"`{sweep.command}`"} if sweep.command else tags
-
-
-def _cell_tags(row: Row, record: Record) -> dict[str, Any]:
-    """How a cell ended, where it comes from, and what its metrics mean: name -> title, unit, better."""
-    tags = {KEY: row.key, "mlflow.runName": row.name, "harness.status": row.status, "harness.reason": row.reason}
-    tags |= record.provenance.model_dump(mode="json", exclude={"sweep", "started_at", "ended_at", "seconds", "libraries"})
-    described = {m.name: (m.heading, m.unit, m.better) for m in (*METRICS, *row.declared) if row.value(m.name) is not None}
-    while len(text := json.dumps(described, ensure_ascii=False)) > _TAG_LENGTH:
-        described.popitem()  # a plugin with very many numbers: half of a JSON text says nothing
-    return {**tags, **_flat("library", row.libraries), DESCRIBED: text}
-
-
-def _params(row: Row, record: Record) -> dict[str, object]:
-    """The seven axes of a cell, then the resolved parameters of its plugins and its protocol."""
-    spec = record.spec
-    assert isinstance(spec, EvaluateSpec)
-    axes = {
-        "dataset": row.dataset, "method": row.method_label, "ipc": "all" if row.ipc is None else row.ipc, "labels": row.labels,
-        "evaluator": row.evaluator_label, "protocol": row.protocol, "seed": row.seed,
-    }  # fmt: skip
-    plugins = {"method": spec.method, "evaluator": spec.evaluator, "dataset": spec.dataset}
-    resolved: dict[str, str] = {}
-    for kind, plugin in plugins.items():
-        resolved |= _flat(kind, plugin.params)
-    return {**axes, **resolved, **_flat("protocol", spec.protocol.recipe.model_dump(mode="json"))}
-
-
-def _curves(record: Record, made: Record | None) -> Iterator[tuple[str, int, float]]:
-    """(name, step, value) of a cell's training curves and of its method's. The reference's network was trained as an asset: there
-    "loss" is what a cell calls "train_loss"."""
-    for source, prefix in ((record, ""), (made, "distill." if record.is_cell else "train_")):
-        for name, points in source.curves.items() if source is not None else ():
-            for step, value in points:
-                yield f"{prefix}{name}", step, value
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Nested values as dotted names, as text; without what is None.
-
-    >>> _flat("method", {"guidance": 0.1, "codec": {"name": "linear"}, "x": None})
-    {'method.guidance': '0.1', 'method.codec.name': 'linear'}
-    """
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(f"{prefix}.{name}", value)
-        elif value is not None:
-            flat[f"{prefix}.{name}"] = str(value)
-    return flat
-
-
-def _clip(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as MLflow takes them: text, not too long, without the empty ones."""
-    return {name: str(value)[:_TAG_LENGTH] for name, value in tags.items() if value is not None}
+    def _upload(self, run_id: str, folder: Path, under: str = "") -> None:
+        if self.place is None:
+            self.client.log_artifacts(run_id, str(folder), under or None)
+        else:  # without asking the database, which another process may have settled for its own name of this folder
+            shutil.copytree(folder, self.place / run_id / "artifacts" / under, dirs_exist_ok=True)
 
 
 def _milliseconds(moment: str | None) -> int | None:

@@ -7,31 +7,30 @@ the run up. No tracking error reaches the run: it is reported once per text, and
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import queue
 import sys
 import tempfile
 import threading
-import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from harness.errors import StoreError, UsageError
+from harness.errors import HarnessError, StoreError, UsageError
 from harness.mlflow_place import artifact_place, database_file, quiet_environment, settle_artifacts, tracking_uri
-from harness.mlflow_runs import RunWriter
+from harness.mlflow_runs import TABLE, RunWriter
+from harness.mlflow_terms import KEY
+from harness.mlflow_views import RUNS, TAG, comparison_view, view_address
 from harness.record import Record, Sweep
 from harness.rows import Records
+from harness.spec import Cell
 from harness.store import Store
 
 if TYPE_CHECKING:
     from harness.plan import Task
     from harness.runner import RunState
 
-_COMPARED = 40
-"""Runs that one comparison page shows."""
 _PATIENCE = 20.0
 """Seconds that a run in this process waits for the mirror before it goes on."""
 _log = logging.getLogger("harness.tracking")
@@ -103,6 +102,7 @@ class Mirror:
         """
         written: list[int] = []
         self._submit(lambda writer: written.append(writer.rebuild(records, sweeps, fresh)))
+        self._submit(lambda writer: _attach_report(self.store, writer))
         self.flush()
         return sum(written)
 
@@ -164,51 +164,60 @@ def rebuild_mirror(results: Store | str | Path, uri: str | None = None, fresh: b
 
 
 def serve_ui(
-    results: Store | str | Path,
-    host: str = "127.0.0.1",
-    port: int = 5000,
-    uri: str | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> NoReturn:
+    results: Store | str | Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None, announce: Callable[[str], None] = print
+) -> None:
     """Become the MLflow server on the store's mirror: this process is replaced by it, so that every signal reaches it.
 
-    announce: told the addresses of the run list and of the comparison of the last sweep. Raises UsageError when there is no mirror yet,
-    or when the tracking URI is a server that is already running.
+    announce: told the addresses of ``ui_addresses``. Where the tracking URI is a server that is already running, they are all that is
+    done. Raises UsageError when there is no mirror yet.
     """
     store = results if isinstance(results, Store) else Store(results)
-    command = ui_command(store, host, port, uri)
-    if announce is not None:
-        for title, address in ui_addresses(store, host, port, uri):
+    backend = tracking_uri(store, uri)
+    if backend.startswith(("http://", "https://")):
+        for title, address in ui_addresses(store, backend, uri):
             announce(f"{title}: {address}")
+        return
+    command = ui_command(store, host, port, uri)
+    for title, address in ui_addresses(store, f"http://{host}:{port}", uri):
+        announce(f"{title}: {address}")
     sys.stdout.flush()
     os.chdir(tempfile.gettempdir())
     # Without job execution: its seven processes serve features that a mirror has no use for.
     os.execve(command[0], command, {**os.environ, **quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
-def ui_addresses(store: Store, host: str, port: int, uri: str | None = None) -> list[tuple[str, str]]:
-    """(title, address) of the run list and, where there are two cells to compare, of the comparison of the last sweep that has cells."""
-    writer = RunWriter(store, tracking_uri(store, uri))
-    root = f"http://{host}:{port}/#"
-    found = [("all runs", f"{root}/experiments/{writer.experiment}/runs")]
-    for sweep in sorted(writer.sweeps, reverse=True):
-        cells = list(writer.search(f"tags.`mlflow.parentRunId` = '{writer.sweeps[sweep]}'"))
-        seeds = sorted({run.data.params.get("seed", "") for run in cells})
-        shown = [run for run in cells if run.info.status == "FINISHED" and run.data.params.get("seed") == seeds[0]][:_COMPARED]
-        if len(shown) > 1:
-            runs = urllib.parse.quote(json.dumps([run.info.run_id for run in shown]))
-            experiments = urllib.parse.quote(json.dumps([writer.experiment]))
-            title = f"comparison of {len(shown)} cells of sweep {sweep}, seed {seeds[0]}"
-            found.append((title, f"{root}/compare-runs?runs={runs}&experiments={experiments}"))
-            break
+def ui_addresses(store: Store, root: str, uri: str | None = None) -> list[tuple[str, str]]:
+    """(title, address) of the table of cells and, of the last sweep with two cells to compare, of their comparison and of the report.
+
+    root: of the server, such as http://127.0.0.1:5000. The comparison is saved in the MLflow store under the sweep's id, and the report,
+    where one was written into the results folder, is attached to the sweep's run. Raises StoreError when the MLflow store does not answer.
+    """
+    try:
+        return _addresses(store, root, RunWriter(store, tracking_uri(store, uri)))
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise StoreError(f"tracking store {tracking_uri(store, uri)}: {_first_line(error)}") from error
+
+
+def _addresses(store: Store, root: str, writer: RunWriter) -> list[tuple[str, str]]:
+    found = [("all cells", view_address(root, writer.experiment, TABLE))]
+    sweep, cells = _last_sweep(store, writer)
+    if sweep is None:
+        return found
+    writer.client.set_experiment_tag(writer.experiment, f"{TAG}{sweep}", comparison_view([writer.runs[cell.key] for cell in cells]))
+    found.append((f"comparison of {len(cells)} cells of sweep {sweep}", view_address(root, writer.experiment, sweep, charts=True)))
+    if _attach_report(store, writer):
+        run = f"{root.rstrip('/')}/#/experiments/{writer.experiment}/runs/{writer.sweeps[sweep]}"
+        found.append(("report", f"{run}/artifacts/report/index.html?workflowType=machine_learning"))
     return found
 
 
 def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> list[str]:
     """The command line of the MLflow server for this store, whose artifacts are those of this results folder, also where it is a copy."""
     backend = tracking_uri(store, uri)
-    if backend.startswith(("http://", "https://", "databricks")):
-        raise UsageError(f"the tracking store is a server of its own: open {backend} in a browser")
+    if backend.startswith("databricks"):
+        raise UsageError(f"the tracking store {backend} has an interface of its own: open its workspace in a browser")
     database, place = database_file(backend), artifact_place(backend)
     if database is not None and not database.exists():
         raise UsageError(f"no MLflow store at {backend}: run something first, or mirror the records with `track --rebuild`")
@@ -217,8 +226,30 @@ def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> li
     artifacts = place.as_uri() if place is not None else tempfile.gettempdir()
     return [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--default-artifact-root", artifacts),
-        *("--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts),
+        *("--host", host, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts, "--uvicorn-opts", "--log-level warning"),
     ]
+
+
+def _last_sweep(store: Store, writer: RunWriter) -> tuple[str | None, list[Cell]]:
+    """The newest sweep with two cells that are done, and these cells, whichever sweep made them; of too many the first seeds."""
+    done = {run.data.tags.get(KEY) for run in writer.search("attributes.status = 'FINISHED'")}
+    for sweep in reversed(store.read_sweeps()):
+        cells = [cell for cell in sweep.cells if cell.key in done]
+        while len(cells) > RUNS and len(seeds := sorted({cell.seed for cell in cells})) > 1:
+            cells = [cell for cell in cells if cell.seed != seeds[-1]]
+        if len(cells) > 1 and sweep.id in writer.sweeps:
+            return sweep.id, cells[:RUNS]
+    return None, []
+
+
+def _attach_report(store: Store, writer: RunWriter) -> bool:
+    """Attach the report of the results folder to the last sweep's run; False where there is none."""
+    sweep, _ = _last_sweep(store, writer)
+    folder = Path(store.path) / "report"
+    if sweep is None or not store.is_local or not (folder / "index.html").exists():
+        return False
+    writer.attach(sweep, folder)
+    return True
 
 
 def _touched(record: Record, records: Records) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -22,12 +23,14 @@ from harness.budget import Budget
 from harness.errors import StoreError, UsageError
 from harness.metrics import METRICS, Metric
 from harness.mlflow_place import EXPERIMENT, quiet_environment, tracking_uri
-from harness.mlflow_runs import DESCRIBED, KEY, OWNER, SWEEP
+from harness.mlflow_terms import DESCRIBED, KEY, OWNER, SWEEP
+from harness.mlflow_views import TAG
 from harness.names import parse_spec
 from harness.protocol import TrainingProtocol
 from harness.record import Phase, Provenance, Record, Sweep
 from harness.spec import (
     AssetSpec,
+    Cell,
     DatasetSpec,
     DataSpec,
     DistillSpec,
@@ -41,6 +44,7 @@ from harness.spec import (
 )
 from harness.store import Store
 from harness.tracking import Mirror, rebuild_mirror, ui_addresses, ui_command
+from tests.conftest import Harness
 
 pytest.importorskip("mlflow")
 
@@ -239,23 +243,31 @@ def test_a_cell_is_a_run_under_its_sweep(results: Path, errors: list[str]) -> No
         "dataset": "moving-digits", "method": "gvd[guidance=0]", "ipc": "5", "labels": "hard", "evaluator": "convnet3d",
         "protocol": "quick", "seed": "0",
     }  # fmt: skip
-    resolved = {"method.guidance": "0", "evaluator.width": "32", "dataset.speed": "2", "protocol.lr": "0.01", "protocol.epochs": "60"}
-    assert run.data.params.items() >= {**axes, **resolved}.items()
-    assert {name for name in run.data.params if not name.startswith("protocol.")} == {*axes, *(n for n in resolved if "protocol" not in n)}
+    plugins = {"setting.method.guidance": "0", "setting.evaluator.width": "32", "setting.dataset.speed": "2"}
+    assert run.data.params.items() >= {**axes, **plugins, "setting.protocol.lr": "0.01", "setting.protocol.epochs": "60"}.items()
+    assert {name for name in run.data.params if not name.startswith("setting.protocol.")} == {*axes, *plugins}
+    assert sorted(run.data.params)[: len(axes)] == sorted(axes), "MLflow's comparison begins with the first names of the alphabet"
+    assert run.info.run_name == "gvd ipc5 s0 · guidance=0 · convnet3d · hard"
     assert run.data.metrics["accuracy"] == record.metrics["accuracy"] == 0.6
     assert run.data.metrics["peak_cpu_mib"] == 450 and run.data.metrics["train_peak_cpu_mib"] == 380
     unmeasured = {"peak_gpu_mib", "train_peak_gpu_mib", "relative_accuracy", *(m.name for m in METRICS if m.place == "quality")}
     assert {m.name for m in METRICS} - set(run.data.metrics) == unmeasured, "unmeasured is left out"
-    assert set(run.data.metrics) - {m.name for m in METRICS} == {"train_loss"}
+    assert set(run.data.metrics) - {m.name for m in METRICS} == {"train_loss", "ipc"} and run.data.metrics["ipc"] == 5
     described = json.loads(run.data.tags[DESCRIBED])
-    assert described["accuracy"] == ["top-1", "fraction", "higher"] and set(described) == set(run.data.metrics) - {"train_loss"}
+    assert described["accuracy"] == ["top-1", "fraction", "higher"] and set(described) == set(run.data.metrics) - {"train_loss", "ipc"}
     parent = next(r for r in runs(results) if SWEEP in r.data.tags)
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.info.status == "FINISHED" and parent.data.params["ipc"] == "[1, 5]" and parent.data.tags["package.torch"] == "2.11.0"
     assert run.info.start_time < run.info.end_time
     assert run.data.tags["git"] == "0123abc" and run.data.tags["library.torch"] == "2.11.0"
 
-    client, _ = opened(results)
+    (source,) = run.inputs.dataset_inputs
+    assert (source.dataset.name, source.dataset.digest) == ("moving-digits", "d")
+    assert [(tag.key, tag.value) for tag in source.tags] == [("mlflow.data.context", "train")]
+
+    client, experiment = opened(results)
+    for chosen in ("params.method = 'gvd[guidance=0]'", "tags.method = 'gvd'", "metrics.ipc > 4 AND params.evaluator = 'convnet3d'"):
+        assert [r.info.run_id for r in client.search_runs([experiment.experiment_id], chosen)] == [run.info.run_id], chosen
     history = client.get_metric_history(run.info.run_id, "train_loss")
     assert [(m.step, m.value) for m in history] == record.curves["train_loss"] == CURVE
     assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"preview.png", "preview.gif", "record.json"}
@@ -267,7 +279,7 @@ def test_the_curve_of_the_reference_is_that_of_its_network(results: Path, errors
     key = build.evaluate("full", None, 0, teacher, accuracy=0.9, curves={})
     rebuild_mirror(results)
     run = cells(results)[key]
-    assert run.data.params["ipc"] == "all"
+    assert run.data.params["ipc"] == "all" and "ipc" not in run.data.metrics and run.info.run_name == "full s0 · convnet3d · hard"
     assert run.data.metrics["relative_accuracy"] == 1.0
     assert run.data.metrics["train_loss"] == build.record(teacher).curves["loss"][-1][1]
     assert run.data.metrics["train_seconds"] == 80 and run.data.metrics["frames_stored"] == 1200
@@ -296,7 +308,7 @@ def test_more_numbers_than_one_request_takes(results: Path) -> None:
     key = build.evaluate(f"gvd[{','.join(f'p{i}={i}' for i in range(150))}]", 1, 0, build.distill("gvd", 1, 0), metrics=many, curves=long)
     rebuild_mirror(results)
     run = cells(results)[key]
-    assert run.data.metrics.items() >= {**many, "loss_2": 699.0}.items() and run.data.params["method.p149"] == "149"
+    assert run.data.metrics.items() >= {**many, "loss_2": 699.0}.items() and run.data.params["setting.method.p149"] == "149"
     described = json.loads(run.data.tags[DESCRIBED])
     assert described["accuracy"] and len(described) < 300, "cut between two metrics, not within one"
 
@@ -554,8 +566,6 @@ def test_the_interface_is_served_from_the_right_store(tmp_path: Path, fresh: tup
     store = Store(tmp_path)
     with pytest.raises(UsageError, match="no MLflow store"):
         ui_command(store, "127.0.0.1", 5000)
-    with pytest.raises(UsageError, match="open http://tracking:5000 in a browser"):
-        ui_command(store, "127.0.0.1", 5000, "http://tracking:5000")
     (tmp_path / "mlflow.db").touch()
     with pytest.raises(StoreError, match=r"mlflow\.db is not an MLflow store"):
         ui_command(store, "127.0.0.1", 5000)
@@ -567,19 +577,151 @@ def test_the_interface_is_served_from_the_right_store(tmp_path: Path, fresh: tup
     assert "127.0.0.1:5001" in command[command.index("--allowed-hosts") + 1]
 
 
-def test_the_last_sweep_with_cells_is_offered_for_comparison(results: Path) -> None:
+def planned(build: Builder, sweep: str, keys: list[str]) -> None:
+    """Leave the file of a sweep that planned these cells."""
+    cells = []
+    for key in keys:
+        spec = build.record(key).spec
+        assert isinstance(spec, EvaluateSpec)
+        cells.append(
+            Cell(
+                key=key, identity=key, name=key, dataset="moving-digits", dataset_label="moving-digits", clip_shape=(8, 1, 32, 32),
+                method=spec.method.name, method_label=spec.method.label, ipc=spec.ipc, labels=spec.labels, evaluator="convnet3d",
+                evaluator_label="convnet3d", protocol="quick", seed=spec.seed,
+            )
+        )  # fmt: skip
+    build.store.write_sweep(build.planned("done", id=sweep, started_at=f"{sweep[:4]}-{sweep[4:6]}-{sweep[6:]}T10:00:00+00:00", cells=cells))
+
+
+def view(results: Path, address: str) -> dict[str, Any]:
+    """The view that an address of the interface opens."""
+    query = dict(parse_qsl(urlsplit(urlsplit(address).fragment).query))
+    _, experiment = opened(results)
+    return dict(json.loads(experiment.tags[TAG + query["viewStateShareKey"]]))
+
+
+def test_the_last_sweep_with_two_cells_is_offered_for_comparison(results: Path) -> None:
     build = Builder(results)
-    for sweep, labels in (("20260101", ("random", "gvd")), ("20260102", ("random", "dm", "herding")), ("20260103", ("mtt",))):
+    made = {}
+    for sweep, ipc, labels in (("20260101", 1, ("random", "gvd")), ("20260102", 5, ("random", "dm", "herding")), ("20260103", 9, ("mtt",))):
         build.sweep = sweep
-        for label in labels:
-            for seed in range(2):
-                build.evaluate(label, 1 if sweep != "20260102" else 5, seed, build.distill(label, 5, seed, preview=False))
+        made[sweep] = [build.evaluate(m, ipc, seed, build.distill(m, ipc, seed, preview=False)) for m in labels for seed in range(2)]
+    # the second sweep asked for a cell that the first had made; the third has one cell that is done
+    shared = made["20260101"][0]
+    for sweep, keys in (("20260101", made["20260101"]), ("20260102", [*made["20260102"], shared]), ("20260103", made["20260103"][:1])):
+        planned(build, sweep, keys)
     rebuild_mirror(results)
-    (_, every), (title, comparison) = ui_addresses(Store(results), "127.0.0.1", 5001)
-    assert every.startswith("http://127.0.0.1:5001/#/experiments/") and title == "comparison of 3 cells of sweep 20260102, seed 0"
-    named = json.loads(unquote(comparison.partition("runs=")[2].partition("&")[0]))
-    expected = {r.info.run_id for r in runs(results) if r.data.params.get("ipc") == "5" and r.data.params["seed"] == "0"}
-    assert set(named) == expected and len(named) == 3
+    (table, every), (title, comparison) = ui_addresses(Store(results), "http://127.0.0.1:5001")
+    assert every.startswith("http://127.0.0.1:5001/#/experiments/") and table == "all cells"
+    assert title == "comparison of 7 cells of sweep 20260102"
+    known = cells(results)
+    shown = view(results, comparison)
+    chosen = {known[key].info.run_id for key in (*made["20260102"], shared)}
+    assert set(re.findall("[0-9a-f]{32}", shown["searchFilter"])) == chosen
+    client, experiment = opened(results)
+    assert len(client.search_runs([experiment.experiment_id], shown["searchFilter"])) == 7, "a filter that MLflow takes"
+    parallel = shown["compareRunCharts"][0]
+    assert parallel["type"] == "PARALLEL" and parallel["selectedParams"] + parallel["selectedMetrics"] == ["method", "ipc", "accuracy"]
+    names = [run.info.run_name for run in runs(results) if SWEEP in run.data.tags]
+    assert sorted(names) == ["mtt · ipc 9 · 20260103", "random, dm, herding · ipc 1, 5 · 20260102", "random, gvd · ipc 1 · 20260101"]
+
+
+def test_the_interface_of_a_server_that_is_away_is_one_sentence(tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked = harness("ui")
+    assert asked.returncode == 1 and asked.stderr.startswith("error: tracking store http://127.0.0.1:9: ")
+    assert "Traceback" not in asked.stderr and not asked.stdout
+    with pytest.raises(UsageError, match="workspace in a browser"):
+        ui_command(Store(tmp_path), "127.0.0.1", 5000, "databricks://profile")
+
+
+def test_the_table_of_cells_has_columns_that_cells_have_and_no_sweeps(results: Path, errors: list[str]) -> None:
+    build = Builder(results)
+    build.evaluate("gvd", 5, 0, build.distill("gvd", 5, 0))
+    build.evaluate("full", None, 0, build.teacher(), accuracy=0.9)
+    rebuild_mirror(results)
+    ((_, address),) = ui_addresses(Store(results), "http://127.0.0.1:5001")
+    shown = view(results, address)
+    client, experiment = opened(results)
+    order = f"{shown['orderByKey']} {'ASC' if shown['orderByAsc'] else 'DESC'}"
+    found = client.search_runs([experiment.experiment_id], shown["searchFilter"], order_by=[order])
+    assert [run.info.run_name for run in found] == ["full s0 · convnet3d · hard", "gvd ipc5 s0 · convnet3d · hard"]
+    columns = {*(f"params.`{name}`" for name in found[1].data.params), *(f"metrics.`{name}`" for name in found[1].data.metrics)}
+    assert set(shown["selectedColumns"]) - columns == {"metrics.`peak_gpu_mib`"}, "there is no GPU in these records"
+
+
+def test_a_report_is_attached_to_the_sweep_and_once(results: Path) -> None:
+    build = Builder(results)
+    planned(build, "20260101", [build.evaluate("gvd", 5, seed, build.distill("gvd", 5, seed)) for seed in range(2)])
+    rebuild_mirror(results)
+    assert len(ui_addresses(Store(results), "http://127.0.0.1:5001")) == 2
+    (results / "report" / "tables").mkdir(parents=True)
+    (results / "report" / "index.html").write_text("the page")
+    (results / "report" / "tables" / "main.tex").write_text("the table")
+    rebuild_mirror(results)
+    client, _ = opened(results)
+    run = next(r for r in runs(results) if SWEEP in r.data.tags and r.data.tags[SWEEP] == "20260101")
+    place = results / "mlartifacts" / run.info.run_id / "artifacts" / "report"
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "report")} == {"report/index.html", "report/tables"}
+    assert (place / "tables" / "main.tex").read_text() == "the table"
+    (place / "index.html").write_text("touched")
+    assert ui_addresses(Store(results), "http://127.0.0.1:5001")[2][1].endswith("report/index.html?workflowType=machine_learning")
+    assert (place / "index.html").read_text() == "touched", "the same report is not written again"
+    (results / "report" / "index.html").write_text("a new page")
+    rebuild_mirror(results)
+    assert (place / "index.html").read_text() == "a new page"
+
+
+@pytest.mark.slow
+def test_a_shared_server_takes_runs_artifacts_and_the_report(
+    fresh: tuple[Path, list[str]], tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    shared = tmp_path / "server"
+    shared.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{shared / 'mlflow.db'}"),
+        *("--artifacts-destination", str(shared / "files"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+    ]
+    environment = {**os.environ, **quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen(
+        command, env=environment, cwd=shared, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as server:
+        try:
+            fetch(f"{address}/health", server)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            done = harness("run", "--track", "--ipc", "1", "--seeds", "1", "--no-reference")
+            assert done.returncode == 0 and "tracking:" not in done.stdout, done.stdout + done.stderr
+            assert harness("report").returncode == 0
+            tracked = harness("track")
+            assert tracked.returncode == 0 and tracked.stdout.startswith("0 runs written, 2 cells mirrored at " + address), tracked.stderr
+            opened_at = harness("ui")
+            assert opened_at.returncode == 0, opened_at.stderr
+            assert [line.partition(": ")[0].split(" of sweep")[0] for line in opened_at.stdout.splitlines()] == [
+                "all cells", "comparison of 2 cells", "report",
+            ]  # fmt: skip
+            assert opened_at.stdout.count(f"{address}/#/experiments/") == 3
+
+            client = MlflowClient(address)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            found = client.search_runs([experiment.experiment_id])
+            sweep = next(run for run in found if SWEEP in run.data.tags)
+            made = [run for run in found if KEY in run.data.tags]
+            assert {run.data.params["method"] for run in made} == {"first", "random"}
+            assert {run.data.tags["mlflow.parentRunId"] for run in made} == {sweep.info.run_id}
+            assert all(run.info.artifact_uri.startswith("mlflow-artifacts:") for run in found)
+            assert "report/index.html" in {a.path for a in client.list_artifacts(sweep.info.run_id, "report")}
+            record = json.loads(Path(client.download_artifacts(made[0].info.run_id, "record.json", str(tmp_path))).read_text())
+            assert record["key"] == made[0].data.tags[KEY]
+            assert not (tmp_path / "results" / "mlflow.db").exists() and not (tmp_path / "results" / "mlartifacts").exists()
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def test_the_module_costs_nothing_until_a_mirror_is_opened() -> None:
