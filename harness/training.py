@@ -10,6 +10,7 @@ What makes it fast, and keeps it repeatable:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -55,11 +56,17 @@ def normalise(clips: Tensor, device: torch.device | str | None = None) -> Tensor
     elif clips.dtype != torch.float32:
         clips = clips.float()
     if clips.shape[-3] == 3:
-        shape = (3, 1, 1)
-        mean = torch.tensor(IMAGENET_MEAN, device=clips.device).view(shape)
-        std = torch.tensor(IMAGENET_STD, device=clips.device).view(shape)
+        mean, std = _imagenet(clips.device)
         return (clips - mean) / std
     return (clips - 0.5) / 0.5
+
+
+@functools.lru_cache
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, (3, 1, 1); made once, because a tensor that is made from numbers waits for a GPU."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def train_network(
