@@ -1,11 +1,11 @@
 """MiniC3D of Video-DC: the three convolutions of ConvNet3D with batch normalisation (arXiv 2412.21197; released code).
 
-Each stage is a convolution of kernel (3, 7, 7) and spatial stride 2, batch normalisation, ReLU and max pooling, (1, 2, 2) in the first stage
-and 2 in the others, with 64, 128 and 128 channels; then an average over time and space, dropout 0.5 and a linear classifier that starts
-from a normal distribution of 0.01. Convolutions start as He et al. (2015) have it. 3,654,885 parameters for 101 classes.
+Each stage is a convolution of kernel (3, 7, 7) and spatial stride 2, batch normalisation, ReLU and max pooling, (1, 2, 2) in the first
+stage and 2 in the others, with 64, 128 and 128 channels; then an average over time and space, dropout 0.5 and a linear classifier that
+starts from a normal distribution of 0.01. Convolutions start as He et al. (2015) have it. 3,654,885 parameters for 101 classes.
 
-Clips below 8x43x43 get the small form of ConvNet3D: a quarter of the channels, kernels (3, 3, 3) with stride 1 after the first stage, which has
-kernel (3, 5, 5), and no pooling of a dimension that has one place left.
+Clips below 8x43x43 get the small form of ConvNet3D: a quarter of the channels, kernels (3, 3, 3) with stride 1 after the first stage,
+which has kernel (3, 5, 5), and no pooling of a dimension that has one place left.
 """
 
 from __future__ import annotations

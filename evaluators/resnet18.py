@@ -10,8 +10,8 @@ linear classifier that starts from a normal distribution of 0.01. Convolutions h
     r2plus1d_r18   every 3x3x3 convolution is one in space and one in time with batch norm and ReLU between (Tran et al., CVPR 2018), whose
                    channels keep the number of parameters; the stem is 3x7x7; time is halved with space by stages 2 to 4
 
-Released, they start from Kinetics-400 weights; here they start from scratch. Clips below 8x43x43 get a quarter of the channels, the first two
-stages, and no pooling of time.
+Released, they start from Kinetics-400 weights; here they start from scratch. Clips below 8x43x43 get a quarter of the channels, the first
+two stages, and no pooling of time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Body:
-    """What tells the three networks apart. stem: its kernel in time. time_strides: of stem, its pooling, and a pooling after stage 1; of the
-    four stages. inflated: whether the two blocks of each stage have kernels that see time. factored: into space and time."""
+    """What tells the three networks apart, all of it about time. stem: its kernel. stem_strides: of the stem, its pooling, and a pooling
+    after stage 1. stage_strides: of the four stages. inflated: whether the two blocks of each stage have kernels that see time. factored:
+    whether convolutions are split into space and time."""
 
     stem: int
     stem_strides: Triple

@@ -80,7 +80,8 @@ class FRePo:
         targets = (centred(labels, classes).to(device) / scale).requires_grad_(self.label_lr > 0)
         learned = [clips, targets] if self.label_lr > 0 else [clips]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(learned, (self.lr, self.label_lr), strict=False)])
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.55 + 0.45 * math.cos(math.pi * step / max(1, self.iterations)))
+        steps = max(1, self.iterations)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.55 + 0.45 * math.cos(math.pi * step / steps))
 
         # The first networks count as staggered in age, so that they are not all replaced at once; none is trained before (released).
         pool = [PoolNetwork(context, self, i * self.max_age // self.pool) for i in range(self.pool)]
@@ -139,7 +140,8 @@ class PoolNetwork:
 
 
 def pool_schedule(optimizer: torch.optim.Optimizer, max_age: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The rate of a pool network, chained as released: a warm-up from a hundredth over 500 steps, and a cosine down to a hundredth over its life."""
+    """The rate of a pool network, chained as released: a warm-up from a hundredth over 500 steps, and a cosine over its life, down to a
+    hundredth."""
     lr = optimizer.param_groups[0]["lr"]
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=WARM_UP)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_age, eta_min=0.01 * lr)

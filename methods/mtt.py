@@ -27,6 +27,7 @@ clips and steps of a student are released for IPC 1 and, in the combination with
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import NamedTuple
 
@@ -35,8 +36,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, TrainingProtocol, asset, method, normalise
-from harness import parts, place, predict_logits
+from harness import (
+    Asset,
+    Budget,
+    Context,
+    DatasetInfo,
+    DistilledSet,
+    Metric,
+    Split,
+    TrainingProtocol,
+    asset,
+    method,
+    normalise,
+    parts,
+    place,
+    predict_logits,
+)
 from methods.pixels import denormalise, follow, real_clips
 
 KEPT_VALUES = 32 << 20
@@ -50,7 +65,8 @@ AT_CHANCE = 1.5
 
 
 class Experts(NamedTuple):
-    """Trajectories (experts, epochs + 1, parameters), and how many of the clips they were trained on each recognises at its end (experts,)."""
+    """Trajectories (experts, epochs + 1, parameters), and the share of clips of the training split that each recognises at its end,
+    (experts,): what does not learn them has learned nothing, and no clip is kept from the experts for it."""
 
     trajectories: Tensor
     accuracy: Tensor
@@ -219,9 +235,11 @@ def judge(experts: Experts, classes: int, context: Context) -> None:
     accuracy = float(experts.accuracy.mean())
     context.metrics["expert_accuracy"] = accuracy
     if accuracy < AT_CHANCE / classes:
-        print(
-            f"WARNING: the experts recognise {accuracy:.1%} of the clips that they were trained on, where chance is {1 / classes:.1%}: "
-            "trajectories of networks that learn nothing are matched; raise expert_lr, expert_momentum or start_epochs"
+        logging.getLogger(__name__).warning(
+            "the experts recognise %.1f %% of the clips that they were trained on, where chance is %.1f %%: trajectories of networks that "
+            "have learned nothing are matched; raise expert_lr, expert_momentum or start_epochs",
+            100 * accuracy,
+            100 / classes,
         )
 
 

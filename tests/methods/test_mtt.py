@@ -109,7 +109,7 @@ def test_recomputation_gives_the_same_gradient(contexts: ContextFactory, monkeyp
 
 
 def test_the_gradient_of_a_step_in_double_precision() -> None:
-    """Against central differences of the cross-entropy on a smooth network: the gradient in theta, and its derivative in theta and clips."""
+    """Against central differences of the loss of a smooth network: the gradient in theta, and its derivatives in theta and in clips."""
     draw = torch.Generator().manual_seed(3)
     torch.manual_seed(3)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
@@ -144,13 +144,14 @@ def test_steps_and_clips_of_a_student_are_the_released_ones() -> None:
     assert student(MTT(student_steps=3, student_batch=1000), 5) == (3, 250)
 
 
-def test_experts_at_chance_are_said_out_loud(contexts: ContextFactory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experts_at_chance_are_said_out_loud(contexts: ContextFactory, caplog: pytest.LogCaptureFixture) -> None:
     context = contexts(MTT(NETWORK, experts=1, start_epochs=1), tiny_split(SHAPE))
     judge(Experts(torch.zeros(2, 3, 4), torch.tensor([0.3, 0.34])), 3, context)
     assert context.metrics["expert_accuracy"] == pytest.approx(0.32)
-    assert "the experts recognise 32.0% of the clips that they were trained on, where chance is 33.3%" in capsys.readouterr().out
+    assert "the experts recognise 32.0 % of the clips that they were trained on, where chance is 33.3 %" in caplog.text
+    caplog.clear()
     judge(Experts(torch.zeros(2, 3, 4), torch.tensor([0.9, 0.8])), 3, context)
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
 def test_standardised_batches_are_those_of_the_released_code(contexts: ContextFactory) -> None:

@@ -114,9 +114,8 @@ def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts:
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
     runs = []
     for lr_dynamic, lr_hallucinator in ((1e-12, 1e-12), (1.0, 1e-3)):
-        method = VDSD(
-            NETWORK, dynamic_per_clip=1, static_iterations=0, iterations=40, lr_dynamic=lr_dynamic, lr_hallucinator=lr_hallucinator, real_batch=6
-        )
+        rates = {"lr_dynamic": lr_dynamic, "lr_hallucinator": lr_hallucinator}
+        method = VDSD(NETWORK, dynamic_per_clip=1, static_iterations=0, iterations=40, real_batch=6, **rates)  # type: ignore[arg-type]
         context = contexts(method, train)
         stored = method.distill(train, budget, context)
         runs.append((stored.tensors, [value for _, value in context.curves["matching_loss"]]))
