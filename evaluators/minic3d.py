@@ -49,7 +49,8 @@ class MiniC3D(nn.Module):
                 kernel, stride = (3, 7, 7), (1, 2, 2)
             else:
                 kernel, stride = ((3, 5, 5), (1, 2, 2)) if i == 0 else ((3, 3, 3), (1, 1, 1))
-            convolution = nn.Conv3d(c, out, kernel, stride, tuple(k // 2 for k in kernel))
+            padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+            convolution = nn.Conv3d(c, out, kernel, stride, padding)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
             size = tuple((n - 1) // s + 1 for n, s in zip(size, stride, strict=True))  # type: ignore[assignment]

@@ -159,7 +159,8 @@ def norm(channels: int, factored: bool) -> nn.Module:
 def convolution(c_in: int, c_out: int, kernel: Triple, stride: Triple, factored: bool) -> nn.Module:
     """A convolution without bias, padded by half of its kernel; ``factored``: one in space and one in time with the channels between them
     that keep the number of parameters (Tran et al., section 3.5)."""
-    (t, h, w), padding = kernel, tuple(k // 2 for k in kernel)
+    t, h, w = kernel
+    padding = (t // 2, h // 2, w // 2)
     if not factored:
         return nn.Conv3d(c_in, c_out, kernel, stride, padding, bias=False)
     between = 3 * c_in * c_out * h * w // (c_in * h * w + 3 * c_out)
