@@ -21,8 +21,8 @@ of a clip take turns in them.
 
 Released, an image says what is seen and a memory starts as noise N(0, 1). Where motion alone tells the classes apart, as on moving-digits,
 nothing of the class is there at the start: the untrained convolution leaves 0.36 of the image's contrast and adds noise of 1.24 times the
-standard deviation of the clips (means of 20 draws). 60 steps then lower the matching loss from 2.6 to 0.6, where real clips begin at 0.2, and
-a network trained on the set recognises 4 % of held-out clips. ``start=real`` is for such data: memories start as what real clips have
+standard deviation of the clips (means of 20 draws). 60 steps then lower the matching loss from 2.6 to 0.6, where real clips begin at 0.2,
+and a network trained on the set recognises 4 % of held-out clips. ``start=real`` is for such data: memories start as what real clips have
 beside their middle frame, and the convolution as their sum, so that the first clips are real ones, as DM's are (89 % at IPC 5).
 
 Named deviations: pairs take turns in place of a draw at every use of an evaluator; the paper does not give the parameters of stage 1, which
