@@ -47,6 +47,8 @@ _PUBLIC = {
     "evaluator": "harness.plugin",
     "method": "harness.plugin",
     "normalise": "harness.training",
+    "parts": "harness.training",
+    "place": "harness.training",
     "predict_logits": "harness.training",
     "read_video": "harness.data.video_files",
     "train_network": "harness.training",
@@ -81,6 +83,8 @@ __all__ = [
     "evaluator",
     "method",
     "normalise",
+    "parts",
+    "place",
     "predict_logits",
     "read_video",
     "train_network",
@@ -117,4 +121,4 @@ if TYPE_CHECKING:
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
     from harness.session import Session
-    from harness.training import crop_resized, draw_boxes, embed_clips, normalise, predict_logits, train_network
+    from harness.training import crop_resized, draw_boxes, embed_clips, normalise, parts, place, predict_logits, train_network

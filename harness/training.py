@@ -10,6 +10,7 @@ What makes it fast, and keeps it repeatable:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -36,11 +37,13 @@ DROPOUT_SALT = 0x5EED
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in eval mode, its loss curve [(step, mean loss since the last point)], and the optimiser steps it took."""
+    """A trained network in eval mode, its loss curve [(step, mean loss since the last point)], and the optimiser steps and clips it took,
+    a clip counting at each of its uses."""
 
     model: nn.Module
     curve: list[tuple[int, float]]
     steps: int
+    clips: int
 
 
 def normalise(clips: Tensor, device: torch.device | str | None = None) -> Tensor:
@@ -55,11 +58,17 @@ def normalise(clips: Tensor, device: torch.device | str | None = None) -> Tensor
     elif clips.dtype != torch.float32:
         clips = clips.float()
     if clips.shape[-3] == 3:
-        shape = (3, 1, 1)
-        mean = torch.tensor(IMAGENET_MEAN, device=clips.device).view(shape)
-        std = torch.tensor(IMAGENET_STD, device=clips.device).view(shape)
+        mean, std = _imagenet(clips.device)
         return (clips - mean) / std
     return (clips - 0.5) / 0.5
+
+
+@functools.lru_cache
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, (3, 1, 1); made once, because a tensor that is made from numbers waits for a GPU."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def train_network(
@@ -72,12 +81,14 @@ def train_network(
     device: torch.device | str,
     soft_labels: Tensor | None = None,
     planned: int | None = None,
+    teacher: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train the network that ``build`` returns on clips (N, T, C, H, W) with labels (N,) by the protocol; the last step is what counts.
 
     soft_labels: (N, classes) logits of a teacher, used by ``protocol.soft_loss``. planned: the number of clips that the optimiser steps
-    are planned for, by default N; a set that materialises to more clips than its budget has gets the steps of the budget.
+    are planned for, by default N; a set that materialises to more clips than its budget has gets the steps of the budget. teacher: a
+    network in eval mode on the device that gives soft labels for every batch anew, as it is augmented (``protocol.relabel``).
     progress(done, total) is called in steps.
     The same seed gives the same initialisation and batch order for any set of the same size, and identical weights on the same CPU.
     Raises TaskError when the loss is no longer finite.
@@ -92,7 +103,8 @@ def train_network(
         torch.manual_seed(seed)
         model = place(build(), device)
         torch.manual_seed(seed ^ DROPOUT_SALT)
-        return _train(model, _Source(clips, device, protocol), labels, soft_labels, protocol, seed, device, total, progress)
+        source = _Source(clips, device, protocol)
+        return _train(model, source, labels, soft_labels, teacher, protocol, seed, device, total, progress)
 
 
 def _train(
@@ -100,6 +112,7 @@ def _train(
     source: _Source,
     labels: Tensor,
     soft_labels: Tensor | None,
+    teacher: nn.Module | None,
     protocol: TrainingProtocol,
     seed: int,
     device: torch.device,
@@ -113,6 +126,7 @@ def _train(
     every = max(1, total // PROGRESS_POINTS)
     curve: list[tuple[int, float]] = []
     pending: list[Tensor] = []
+    clips = 0
     autocast = _autocast(protocol, device)
     model.train()
     for step, (rows, augment) in enumerate(_batches(source, n, total, protocol, seed)):
@@ -123,16 +137,23 @@ def _train(
         batch = augment(source.rows(rows))
         if protocol.standardise_batch:
             batch = standardise(batch)
+        clips += len(rows)
         optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
         count = parts(model, batch)
         for part, own in zip(batch.chunk(count), rows.to(device).chunk(count), strict=True):
+            soft = None if soft_labels is None else soft_labels[own]
             with autocast():
+                if teacher is not None:
+                    with torch.no_grad():
+                        soft = teacher(part).float()
                 logits = model(part)
-            loss = _loss(logits.float(), labels[own], None if soft_labels is None else soft_labels[own], protocol)
+            loss = _loss(logits.float(), labels[own], soft, protocol)
             loss = loss * (len(own) / len(rows))  # every loss is a mean over clips
             loss.backward()
             losses.append(loss.detach())
+        if protocol.clip_gradient:
+            nn.utils.clip_grad_norm_(model.parameters(), protocol.clip_gradient)
         optimizer.step()
         pending.append(torch.stack(losses).sum())
         if (step + 1) % every == 0 or step + 1 == total:
@@ -144,7 +165,7 @@ def _train(
             if progress is not None:
                 progress(step + 1, total)
     model.eval()
-    return Trained(model, curve, total)
+    return Trained(model, curve, total, clips)
 
 
 def predict_logits(
@@ -237,6 +258,8 @@ def lr_factor(step: int, total: int, protocol: TrainingProtocol) -> float:
         return (step + 1) / warm
     if protocol.schedule == "half":
         return 1.0 if step < total // 2 else 0.1
+    if protocol.schedule == "steps":
+        return 0.1 ** sum(step >= drop * total for drop in protocol.drops)  # type: ignore[no-any-return]
     if protocol.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
     if protocol.schedule == "half-cosine":

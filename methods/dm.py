@@ -12,9 +12,11 @@ is lowered by one step of SGD on the clips S; T_c is a batch of real clips of cl
 Reported (PRISM's table, arXiv 2505.22564; ConvNet3D): MiniUCF 15.3 / 25.7 / 30.0 % and HMDB51 6.1 / 8.0 / 12.1 % at IPC 1 / 5 / 10.
 An independent run (MiniUCF, IPC 1) logs 11.5 % at iteration 0, 13.0 at 500, 15.1 at 1000, 15.0 at 1500; 1.9 s an iteration on two GPUs.
 
-Here the last iterate is what is kept; the released code reports the best of the checkpoints on the test split. The backward pass goes
-class by class, which adds up to the same gradient in the memory of one class. The learning rate applies to pixels divided by the
-dataset's standard deviation, as in the released code.
+Here the last iterate is what is kept; the released code reports the best of the checkpoints on the test split. The learning rate applies
+to pixels divided by the dataset's standard deviation, as in the released code. Classes pass the network together as memory allows, and
+the backward pass goes from one such group to the next, which adds up to the same gradient.
+
+On moving-digits under the quick preset, two seeds at IPC 5: 85 and 87 % of held-out training clips at iteration 0, 87 and 88 at 60.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import torch
 
 from harness import Budget, Context, DistilledSet, Split, method
-from methods.pixels import denormalise, draw_batch, follow, random_embedding, real_clips
+from methods.pixels import RandomNetwork, RealBatches, class_groups, denormalise, follow, mean_of_classes, real_clips
 
 
 @method("dm")
@@ -55,16 +57,19 @@ class DM:
         clips, labels = real_clips(train, budget, context)
         clips = clips.view(budget.classes, budget.ipc, *budget.clip_shape).requires_grad_()
         optimizer = torch.optim.SGD([clips], lr=self.lr, momentum=self.momentum)
-        rows_of_class = [train.indices_of(label) for label in range(budget.classes)]
+        real, psi = RealBatches(train, budget, self.real_batch, context), RandomNetwork(context, "psi")
+        groups = list(class_groups(budget, self.real_batch, device))
 
         for iteration in range(self.iterations):
-            psi = random_embedding(context, "psi")
+            psi.draw()
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=device)
-            for c in range(budget.classes):
+            for classes in groups:
                 with torch.no_grad():
-                    real = psi(draw_batch(train, rows_of_class[c], self.real_batch, context)).mean(0)
-                distance = (real - psi(clips[c]).mean(0)).square().sum()
+                    batch, counts = real.of(classes)
+                    target = mean_of_classes(psi.embed(batch), counts)
+                made = clips[classes.start : classes.stop].flatten(0, 1)
+                distance = (target - mean_of_classes(psi.embed(made), [budget.ipc] * len(classes))).square().sum()
                 distance.backward()
                 loss += distance.detach()
             optimizer.step()

@@ -13,24 +13,27 @@ has taken 100, so that the pool always holds networks of all ages.
 
 Reported: no figure of FRePo on video that is confirmed by a source that could be read.
 
-Named deviations: the released video code ships the settings of its combination with VDSD alone, so the pixels' and labels' rates are own
-choices; the last iterate is kept. The learned labels are stored as soft labels: their logits are such that the softmax gives the learned
-label, moved back by its mean and cut to be positive; with hard labels they are left out and each clip has the class it started from.
+Named deviations: the released video code ships the settings of its combination with VDSD alone, so the pixels' rate is an own choice; the
+last iterate is kept. Networks are evaluated by the protocol on the learned labels, not by the released regression to them. The learned
+labels are stored as soft labels: their logits are such that the softmax gives the learned label, moved back by its mean and cut to be
+positive; with hard labels they are left out and each clip has the class it started from.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Budget, Context, DistilledSet, Embedding, Split, TaskError, method, normalise
+from harness import Budget, Context, DistilledSet, Embedding, Split, TaskError, method, normalise, parts, place
 from methods.pixels import denormalise, follow, real_clips
 
 WARM_UP = 500
-"""Steps over which the rate of a pool network would rise to its full value, from a hundredth."""
-SMALLEST_SHARE = 1e-3
-"""Least probability that a class gets in a stored soft label."""
+"""Steps over which the rate of a pool network would rise to its full value, from a hundredth; a network does not live as long."""
+SMALLEST_SHARE = 1e-6
+"""Least probability of a class in a stored soft label, over the number of classes: a one-hot label loses a millionth at most."""
 
 
 @method("frepo")
@@ -50,9 +53,9 @@ class FRePo:
     iterations: int = 10_000
     """Steps on the clips (released: 10,000)."""
     lr: float = 0.003
-    """Learning rate of Adam on the pixels (own choice)."""
-    label_lr: float = 0.003
-    """Learning rate of Adam on the labels (own choice); 0 keeps them as they are."""
+    """Learning rate of Adam on the pixels (own choice), which like the labels' falls to a tenth along a cosine (released)."""
+    label_lr: float = 0.001
+    """Learning rate of Adam on the labels (released: 1e-3); 0 keeps them as they are."""
     real_batch: int = 512
     """Real clips at every step (released: 512)."""
     ridge: float = 1e-6
@@ -77,18 +80,17 @@ class FRePo:
         targets = (centred(labels, classes).to(device) / scale).requires_grad_(self.label_lr > 0)
         learned = [clips, targets] if self.label_lr > 0 else [clips]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(learned, (self.lr, self.label_lr), strict=False)])
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, self.iterations))
+        steps = max(1, self.iterations)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.55 + 0.45 * math.cos(math.pi * step / steps))
 
-        pool = [PoolNetwork(context, self) for _ in range(self.pool)]
-        for i, member in enumerate(pool):  # staggered ages, so that they are not all replaced at once
-            for _ in range(i * self.max_age // self.pool):
-                member.train_step(clips.detach(), targets.detach())
+        # The first networks count as staggered in age, so that they are not all replaced at once; none is trained before (released).
+        pool = [PoolNetwork(context, self, i * self.max_age // self.pool) for i in range(self.pool)]
 
         for iteration in range(self.iterations):
             i = int(torch.randint(self.pool, (1,), generator=context.generator))
             rows = torch.randperm(len(train), generator=context.generator)[: self.real_batch]
             with torch.no_grad():
-                f_t = pool[i].embed(normalise(train.clips(rows), device))
+                f_t = pool[i].embed(normalise(train.clips(rows).to(device, non_blocking=True)))
             f_s = pool[i].embed(clips)
             error = centred(train.labels[rows], classes).to(device) - regress(f_t, f_s, targets, self.ridge)
             loss = 0.5 * error.square().sum(1).mean()
@@ -109,27 +111,41 @@ class FRePo:
 
 
 class PoolNetwork:
-    """A network with its optimiser and the number of steps it has been trained."""
+    """A network with its optimiser and the number of steps that it counts as trained."""
 
-    def __init__(self, context: Context, method: FRePo) -> None:
+    def __init__(self, context: Context, method: FRePo, age: int = 0) -> None:
         with context.device:
-            network = context.networks["psi"]().to(context.device).train()
+            network = context.networks["psi"]()
+        self.network = place(network, context.device)
         if not isinstance(network, Embedding):
             raise TaskError(f"{type(network).__name__} has no embed(clips): nothing can be regressed from its features")
-        self.network, self.embed = network, network.embed
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=method.network_lr)
-        self.lr = method.network_lr
-        self.age = 0
+        self.schedule = pool_schedule(self.optimizer, method.max_age)
+        self.age = age
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Features (N, D) in eval mode, a CPU computes them in parts."""
+        self.network.eval()
+        return torch.cat([self.network.embed(part) for part in clips.chunk(parts(self.network, clips))])  # type: ignore[operator]
 
     def train_step(self, clips: Tensor, targets: Tensor) -> None:
-        """One step of Adam on the squared error to the (learned) labels."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * min(1.0, 0.01 + 0.99 * self.age / WARM_UP)
+        """One step of Adam on the squared error to the (learned) labels, in train mode."""
+        self.network.train()
         loss = 0.5 * (self.network(clips) - targets).square().sum(1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.schedule.step()
         self.age += 1
+
+
+def pool_schedule(optimizer: torch.optim.Optimizer, max_age: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The rate of a pool network, chained as released: a warm-up from a hundredth over 500 steps, and a cosine over its life, down to a
+    hundredth."""
+    lr = optimizer.param_groups[0]["lr"]
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=WARM_UP)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_age, eta_min=0.01 * lr)
+    return torch.optim.lr_scheduler.ChainedScheduler([warm_up, cosine])
 
 
 def centred(labels: Tensor, classes: int) -> Tensor:
@@ -152,5 +168,5 @@ def label_margin(targets: Tensor) -> Tensor:
 
 def as_logits(targets: Tensor) -> Tensor:
     """Logits whose softmax is the label: targets in the scale of centred one-hot labels, moved back by 1 / classes, cut to be positive."""
-    shares = (targets + 1 / targets.shape[1]).clamp(min=SMALLEST_SHARE)
+    shares = (targets + 1 / targets.shape[1]).clamp(min=SMALLEST_SHARE / targets.shape[1])
     return (shares / shares.sum(1, keepdim=True)).log()

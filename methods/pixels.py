@@ -1,17 +1,27 @@
-"""What the methods that optimise pixels share: clips in the networks' normalised space, the way back, and a look at the loss."""
+"""What the methods that optimise pixels share: clips in the networks' normalised space, networks drawn anew, and a look at the loss.
+
+Nothing here waits for the device: real clips lie on it where they fit, indices are sent without waiting, and losses are read at about 50
+of the steps alone.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from harness import Budget, Context, Embedding, Split, TaskError, normalise
+from harness import Budget, Context, Embedding, Split, TaskError, normalise, parts, place
 
 CURVE_POINTS = 50
 RUNAWAY = 1e4
+RESIDENT_BYTES = 16 << 30
+"""A training split of at most so many bytes (uint8) is kept on a GPU: MiniUCF takes 2.8 GB."""
+TOGETHER = {"cpu": 2 << 20, "cuda": 128 << 20}
+"""Values of clips that pass a network at a time, classes together: 256 small clips of the embedded dataset on a CPU, 220 of 16x3x112x112
+on a GPU, whose activations without a graph take about 4 GB. A class that alone has more still passes at once."""
 
 
 def real_clips(train: Split, budget: Budget, context: Context) -> tuple[Tensor, Tensor]:
@@ -28,19 +38,83 @@ def real_clips(train: Split, budget: Budget, context: Context) -> tuple[Tensor, 
     return normalise(train.clips(index), context.device), train.labels[index]
 
 
-def random_embedding(context: Context, network: str) -> Callable[[Tensor], Tensor]:
-    """``embed`` of a declared network, freshly drawn from the device's global generator, whose parameters need no gradient."""
-    with context.device:  # initialised where it is used: a network an iteration is too much to copy
-        module = context.networks[network]().to(context.device).requires_grad_(False)
-    if not isinstance(module, Embedding):
-        raise TaskError(f"{type(module).__name__} has no embed(clips): distributions cannot be matched in its features")
-    return module.embed
+class RandomNetwork:
+    """A declared network that is built once, on the device, and drawn anew in place from the device's global generator.
+
+    Its parameters need no gradient. A draw is what building it would have drawn: where that is true of ``reset_parameters`` of its
+    modules, which is tried once, they do it; else the network is built again and its state copied.
+    """
+
+    def __init__(self, context: Context, name: str) -> None:
+        self._device, self._build = context.device, context.networks[name]
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            self._fresh = self._built()
+            self._resets = self._resets_as_built()
+        self._module = place(copy.deepcopy(self._fresh), self._device)
+        if not isinstance(self._module, Embedding):
+            raise TaskError(f"{type(self._module).__name__} has no embed(clips): distributions cannot be matched in its features")
+
+    def draw(self) -> None:
+        """Other parameters, as of a network that was just built."""
+        if self._resets:
+            _reset(self._fresh)
+        else:
+            self._fresh = self._built()
+        self._module.load_state_dict(self._fresh.state_dict())
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Features (N, D) of normalised clips (N, T, C, H, W); a CPU computes them in parts that its caches hold."""
+        return torch.cat([self._module.embed(part) for part in clips.chunk(parts(self._module, clips))])  # type: ignore[operator]
+
+    def _built(self) -> torch.nn.Module:
+        with self._device:  # initialised where it is used: a network an iteration is too much to copy
+            return self._build().to(self._device).requires_grad_(False)
+
+    def _resets_as_built(self) -> bool:
+        torch.manual_seed(0)
+        built = self._built().state_dict()
+        torch.manual_seed(0)
+        _reset(self._fresh)
+        return all(torch.equal(tensor, built[name]) for name, tensor in self._fresh.state_dict().items())
 
 
-def draw_batch(train: Split, rows: Tensor, size: int, context: Context) -> Tensor:
-    """``size`` of these rows (all of them where there are fewer), without replacement: normalised clips on the device."""
-    chosen = rows[torch.randperm(len(rows), generator=context.generator)[:size]]
-    return normalise(train.clips(chosen).to(context.device, non_blocking=True))
+def _reset(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        if callable(reset := getattr(part, "reset_parameters", None)):
+            reset()
+
+
+class RealBatches:
+    """Random real clips of each class, ``size`` at a time (all of them where there are fewer), without replacement."""
+
+    def __init__(self, train: Split, budget: Budget, size: int, context: Context) -> None:
+        self._train, self._context = train, context
+        self._rows = [train.indices_of(label) for label in range(budget.classes)]
+        self._size = size
+        kept = context.device.type == "cuda" and len(train) * math.prod(budget.clip_shape) <= RESIDENT_BYTES
+        self._resident = train.clips().to(context.device) if kept else None
+
+    def of(self, classes: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Normalised clips of these classes on the device, class by class, and how many each has."""
+        chosen = [self._rows[c][torch.randperm(len(self._rows[c]), generator=self._context.generator)[: self._size]] for c in classes]
+        rows, device = torch.cat(chosen), self._context.device
+        if self._resident is not None:
+            clips = self._resident.index_select(0, rows.to(device, non_blocking=True))
+        else:
+            clips = self._train.clips(rows).to(device, non_blocking=True)
+        return normalise(clips), [len(c) for c in chosen]
+
+
+def class_groups(budget: Budget, real_batch: int, device: torch.device) -> Iterator[range]:
+    """The classes in runs that pass a network together: as many as ``TOGETHER`` allows, at least one."""
+    values = max(real_batch, budget.ipc) * math.prod(budget.clip_shape)
+    step = max(1, TOGETHER.get(device.type, TOGETHER["cpu"]) // values)
+    return (range(start, min(start + step, budget.classes)) for start in range(0, budget.classes, step))
+
+
+def mean_of_classes(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """Mean features (classes, D) of rows (N, D) that stand class by class, ``counts`` of each."""
+    return torch.stack([part.mean(0) for part in features.split(list(counts))])
 
 
 def denormalise(clips: Tensor) -> Tensor:

@@ -298,3 +298,55 @@ def test_teacher_round_trip(tmp_path: Path) -> None:
     expected = train_network(TinyNet, split, split.labels, protocol, seed=3, device=CPU).model
     torch.testing.assert_close(predict_logits(model, split, protocol, CPU), predict_logits(expected, split, protocol, CPU))
     assert context.curves["loss"]
+
+
+def test_the_rate_drops_where_the_recipe_says() -> None:
+    """Video-DC's teacher: 150 epochs, x0.1 at 90 and at 130, after a warm-up over 10."""
+    protocol = TrainingProtocol(schedule="steps", drops=(0.6, 0.86667), warmup=10 / 150)
+    factors = [training.lr_factor(epoch, 150, protocol) for epoch in range(150)]
+    assert factors[:10] == pytest.approx([0.1 * (k + 1) for k in range(10)])
+    assert set(factors[10:90]) == {1.0}
+    assert set(factors[90:130]) == {0.1}
+    assert factors[131:] == pytest.approx([0.01] * 19)
+
+
+@pytest.mark.parametrize("fields", [{"schedule": "steps"}, {"drops": (0.5,)}, {"schedule": "steps", "drops": (1.5,)}])
+def test_drops_without_their_schedule_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="takes drops in"):
+        TrainingProtocol(**fields)  # type: ignore[arg-type]
+
+
+def test_a_gradient_is_cut_to_its_largest_norm() -> None:
+    split = make_split()
+    one_step = TrainingProtocol(optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, epochs=1, batch=24, schedule="none")
+    torch.manual_seed(0)
+    start = weights(TinyNet())
+
+    def moved(limit: float) -> float:
+        recipe = one_step.model_copy(update={"clip_gradient": limit})
+        return float((weights(train_network(TinyNet, split, split.labels, recipe, seed=0, device=CPU).model) - start).norm())
+
+    free = moved(0.0)
+    assert moved(free / 4) == pytest.approx(free / 4, rel=1e-3)
+    assert moved(free * 4) == pytest.approx(free)
+
+
+def test_a_teacher_labels_what_the_student_sees() -> None:
+    """With crops, labels are those of the crops; without, those that were made once."""
+    split = make_split(flip=False)
+    torch.manual_seed(7)
+    teacher = TinyNet().eval()
+    seen: list[torch.Tensor] = []
+    teacher.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    recipe = TrainingProtocol(lr=0.01, epochs=3, batch=8, soft_loss="mse+ce", relabel=True)
+    online = train_network(TinyNet, split, split.labels, recipe, seed=0, device=CPU, teacher=teacher)
+    assert len(seen) == 9 and online.clips == 72 and online.steps == 9
+    once = predict_logits(teacher, split, recipe, CPU)
+    stored = train_network(TinyNet, split, split.labels, recipe, seed=0, device=CPU, soft_labels=once)
+    torch.testing.assert_close(weights(online.model), weights(stored.model), atol=1e-5, rtol=1e-4)
+
+    seen.clear()
+    cropped = train_network(TinyNet, split, split.labels, recipe.model_copy(update={"crop": 2}), seed=0, device=CPU, teacher=teacher)
+    assert not any(torch.isin(clip.sum(), normalise(split.clips()).flatten(1).sum(1)).all() for clip in seen[0][:1])
+    assert not torch.equal(weights(cropped.model), weights(online.model))
+    assert all(p.grad is None for p in teacher.parameters())

@@ -58,6 +58,7 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     found += _full_warnings(group, find(cells, FULL, None))
     found += _seed_warnings(group, cells)
     found += _mixture_warnings(group, cells)
+    found += _training_warnings(group, cells)
     if group.labels == "native" and len({_has_labels(cells, name) for name in names}) > 1:
         soft = ", ".join(name for name in names if _has_labels(cells, name))
         found.append(
@@ -115,6 +116,29 @@ def _mixture_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     devices = sorted({row.device for row in rows if row.device})
     if len(devices) > 1:
         found.append(f"{group.title}: cells ran on different devices ({', '.join(devices)}); seconds and memory do not compare.")
+    return found
+
+
+def _training_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
+    """Methods whose networks were trained longer than others' of their column, or whose experts have learned nothing."""
+    found = []
+    for ipc in ipcs(cells):
+        steps = {cell.method: max(known) for cell in cells if cell.ipc == ipc and (known := cell.values("train_steps"))}
+        if len(set(steps.values())) > 1:
+            listed = ", ".join(f"{method} {count:,.0f}" for method, count in sorted(steps.items(), key=lambda item: -item[1]))
+            found.append(
+                f"{group.title}, IPC {ipc}: methods trained with different numbers of optimiser steps ({listed}), so a difference may be "
+                "that of the training."
+            )
+    for name in methods(cells):
+        for cell in (cell for cell in cells if cell.method == name and cell.ipc is not None):
+            accuracy, classes = cell.values("expert_accuracy"), max((len(row.per_class_accuracy) for row in cell.done), default=0)
+            if accuracy and classes and min(accuracy) < 1.5 / classes:
+                found.append(
+                    f"{group.title}: the experts of {name} recognise {percent(min(accuracy))} % of the clips that they were trained on, "
+                    f"where chance is {percent(1 / classes)} %, so it matched networks that have learned nothing."
+                )
+                break
     return found
 
 

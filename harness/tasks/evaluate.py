@@ -45,22 +45,25 @@ def train(
     method = work.registry.revive("method", spec.method).create()
     stored, clips = work.distilled(method, info)
     soft: Tensor | None = stored.soft_labels if spec.labels == "native" else None
-    if spec.labels == "soft":
+    teacher: nn.Module | None = work.load_asset(work.job.inputs["teacher"]) if spec.labels == "soft" else None
+    if teacher is not None and not protocol.relabel:
         with work.phases.measure("label"):
-            soft = predict_logits(work.load_asset(work.job.inputs["teacher"]), clips, protocol, work.device)
-    work.draft.metrics["label_bytes"] = 0 if soft is None else soft.numel() * soft.element_size()
+            soft, teacher = predict_logits(teacher, clips, protocol, work.device), None
     with work.phases.measure("train"):
         trained = train_network(
             lambda: evaluator.build(info.clip_shape, len(info.classes)),
             clips,
             stored.labels,
-            protocol,
+            protocol.at(spec.budget.ipc),
             seed=seed,
             device=work.device,
             soft_labels=soft,
             planned=spec.budget.clips,
+            teacher=teacher,
             progress=work.progress,
         )
     context.curves["train_loss"] = trained.curve
     work.draft.metrics["train_steps"] = trained.steps
+    relabelled = 0 if teacher is None else 4 * trained.clips * len(info.classes)  # all that the teacher gave, float32
+    work.draft.metrics["label_bytes"] = relabelled if soft is None else soft.numel() * soft.element_size()
     return trained.model

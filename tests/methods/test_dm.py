@@ -12,7 +12,7 @@ from harness.errors import TaskError
 from harness.registry import Registry
 from harness.training import normalise
 from methods.dm import DM
-from methods.pixels import denormalise, real_clips
+from methods.pixels import RandomNetwork, class_groups, denormalise, real_clips
 from tests.tiny import SHAPE, ContextFactory, tiny_split
 
 NETWORK = "convnet3d[width=4]"
@@ -103,3 +103,38 @@ def test_divergence_is_one_clear_sentence(contexts: ContextFactory) -> None:
 def test_unfit_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="dm takes iterations >= 0, lr > 0"):
         DM(lr=0.0)
+
+
+@pytest.mark.parametrize("network", ["convnet3d[width=4]", "minic3d[width=4]", "c3d[width=4,hidden=16]"])
+def test_a_network_is_drawn_in_place_as_if_it_were_built(contexts: ContextFactory, network: str) -> None:
+    """c3d and minic3d initialise themselves in their constructors, so that resetting their modules would not do."""
+    context = contexts(DM(network), tiny_split())
+    clips = torch.randn(2, *SHAPE)
+    psi = RandomNetwork(context, "psi")
+    storage = [p.data_ptr() for p in psi._module.parameters()]
+    for seed in (3, 4, 3):
+        torch.manual_seed(seed)
+        built = context.networks["psi"]()
+        torch.manual_seed(seed)
+        psi.draw()
+        with torch.no_grad():
+            torch.testing.assert_close(psi.embed(clips), built.embed(clips), atol=1e-5, rtol=1e-4)  # type: ignore[operator]
+    assert [p.data_ptr() for p in psi._module.parameters()] == storage
+    assert psi._resets == network.startswith("convnet3d")
+
+
+def test_classes_together_are_classes_one_by_one(contexts: ContextFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = tiny_split()
+    together, losses = distill(contexts, train, ipc=2, iterations=3, real_batch=4)
+    monkeypatch.setattr("methods.pixels.TOGETHER", {"cpu": 1})
+    apart, same = distill(contexts, train, ipc=2, iterations=3, real_batch=4)
+    assert together.clips is not None and apart.clips is not None
+    torch.testing.assert_close(together.clips, apart.clips, atol=1e-4, rtol=1e-4)
+    assert losses == pytest.approx(same, rel=1e-4)
+
+
+def test_groups_cover_all_classes() -> None:
+    small, large = Budget(5, (8, 1, 32, 32), 12), Budget(1, (16, 3, 112, 112), 50)
+    cpu = torch.device("cpu")
+    assert [list(g) for g in class_groups(small, 32, cpu)] == [list(range(8)), list(range(8, 12))]
+    assert [list(g) for g in class_groups(large, 64, cpu)] == [[c] for c in range(50)]

@@ -10,7 +10,7 @@ from torch import nn
 from harness.budget import Budget, audit, charged_frames
 from harness.registry import Registry
 from methods.pixels import denormalise
-from methods.vdsd_dm import VDSD, distill_frames, draw_frames, frame_network, gradient_distance, hallucinate
+from methods.vdsd_dm import RELEASED_RATES, VDSD, distill_frames, draw_frames, draw_one, frame_network, gradient_distance, hallucinate
 from tests.tiny import ContextFactory, tiny_split
 
 SHAPE = (4, 3, 16, 16)
@@ -100,10 +100,10 @@ def test_the_image_gradient_is_that_of_the_gradient_distance(contexts: ContextFa
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
     method = VDSD(NETWORK, static_iterations=1, static_lr=1.0, static_width=4, iterations=0, real_batch=4)
     rows = [train.indices_of(c) for c in range(3)]
-    moved = distill_frames(train, rows, budget, method, contexts(method, train)).flatten(0, 2)
+    start = torch.cat([draw_frames(train, r, 2, contexts(method, train)) for r in rows])
+    moved = distill_frames(start.view(3, 1, 2, *start.shape[1:]), train, budget, method, contexts(method, train)).flatten(0, 2)
 
-    context = contexts(method, train)  # the same draws again: images, then the network, then the real frames of each class
-    start = torch.cat([draw_frames(train, r, 2, context, repeat=True) for r in rows])
+    context = contexts(method, train)  # the same draws again: the network, then the real frames of each class
     network = frame_network(SHAPE[1:], 3, 4).double()
     frames = [draw_frames(train, r, 4, context).double() for r in rows]
 
@@ -125,7 +125,8 @@ def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts:
     train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
     runs = []
     for lr_dynamic, lr_hallucinator in ((1e-12, 1e-12), (1.0, 1e-3)):
-        method = VDSD(NETWORK, 2, 1, False, 0, 0.1, 8, 40, lr_dynamic, lr_hallucinator, real_batch=6)
+        rates = {"lr_dynamic": lr_dynamic, "lr_hallucinator": lr_hallucinator}
+        method = VDSD(NETWORK, dynamic_per_clip=1, static_iterations=0, iterations=40, real_batch=6, **rates)  # type: ignore[arg-type]
         context = contexts(method, train)
         stored = method.distill(train, budget, context)
         runs.append((stored.tensors, [value for _, value in context.curves["matching_loss"]]))
@@ -134,3 +135,38 @@ def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts:
     assert sum(losses[-10:]) < 0.8 * sum(flat[-10:])
     assert torch.equal(still["static"], moved["static"])
     assert all(not torch.equal(still[name], moved[name]) for name in still if name != "static")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_real_start_is_a_real_clip(contexts: ContextFactory, channels: int) -> None:
+    """Of gray clips exactly; of colour, whose memories have one channel, the middle frame."""
+    shape = (4, channels, 16, 16)
+    train = tiny_split(shape)
+    method = VDSD(NETWORK, static_per_clip=1, dynamic_per_clip=1, half=True, static_iterations=0, iterations=0, start="real")
+    stored = method.distill(train, Budget(2, shape, 3), contexts(method, train))
+    clips, real = method.materialise(dict(stored.tensors)), train.clips().float() / 255
+    if channels == 3:
+        clips, real = clips[:, 2], real[:, 2]
+    distance = torch.cdist(clips.flatten(1), real.flatten(1)).min(1)
+    assert distance.values.max() < 0.05 and len(set(distance.indices.tolist())) == 6
+    assert torch.equal(train.labels[distance.indices], stored.labels)
+
+
+def test_a_pair_is_drawn_at_every_use(contexts: ContextFactory) -> None:
+    """Each slot gets one of its own rows, all of them in time."""
+    context = contexts(VDSD(NETWORK), tiny_split(SHAPE))
+    drawn = torch.stack([draw_one(torch.arange(3, 6), 2, context) for _ in range(30)])
+    assert [sorted(set(column.tolist())) for column in drawn.T] == [[6, 7], [8, 9], [10, 11]]
+
+
+def test_rates_are_the_released_ones_of_the_budget(contexts: ContextFactory) -> None:
+    """One step of SGD from the same start: at IPC 5 the memories move 1e7 times as far for their gradient, the hallucinator a tenth."""
+    train = tiny_split(SHAPE, per_class=8)
+    moved = {}
+    for ipc in (1, 5):
+        for rates in ({}, {"lr_dynamic": RELEASED_RATES[ipc][0], "lr_hallucinator": RELEASED_RATES[ipc][1]}):
+            method = VDSD(NETWORK, static_iterations=0, iterations=1, real_batch=4, **rates)
+            moved[ipc, bool(rates)] = method.distill(train, Budget(ipc, SHAPE, 3), contexts(method, train)).tensors
+    for ipc in (1, 5):
+        assert all(torch.equal(moved[ipc, False][name], moved[ipc, True][name]) for name in moved[ipc, True])
+    assert RELEASED_RATES == {1: (1e-4, 1e-5), 5: (1e3, 1e-6)}

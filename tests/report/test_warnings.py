@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.report.cells import gather
@@ -54,6 +55,23 @@ def test_libraries_that_decide_numbers() -> None:
 def test_labels_that_differ_within_a_column() -> None:
     text = warnings(column("random", 1, RANDOM) + column("gvd", 1, BETTER, labels="native", label_bytes=96.0), "native")
     assert "gvd trained on soft labels and the others on hard ones" in text
+
+
+def test_methods_that_trained_longer_than_others() -> None:
+    rows = column("random", 1, RANDOM, train_steps=500.0) + column("dm", 1, RANDOM, train_steps=500.0)
+    assert "optimiser steps" not in warnings(rows)
+    assert "optimiser steps" not in warnings(rows + column("random", 5, RANDOM, train_steps=2500.0))
+    text = warnings(rows + column("vdsd_dm", 1, BETTER, train_steps=2000.0))
+    assert "IPC 1: methods trained with different numbers of optimiser steps (vdsd_dm 2,000, random 500, dm 500)" in text
+
+
+def test_experts_that_have_learned_nothing() -> None:
+    def experts(accuracy: float) -> str:
+        rows = column("mtt", 1, BETTER, per_class_accuracy=(0.5,) * 4)
+        return warnings([replace(r, values={**r.values, "expert_accuracy": accuracy}) for r in rows])
+
+    assert "the experts of mtt recognise 26.0 % of the clips that they were trained on, where chance is 25.0 %" in experts(0.26)
+    assert "experts" not in experts(0.9)
 
 
 def test_what_concerns_the_whole_store(tmp_path: Path) -> None:
