@@ -2,7 +2,8 @@
 
 Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. Distillations and assets, whose memory is
 a result, get a process of their own; evaluations reuse one, reset between them, because importing torch takes longer than many of
-them. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
+them. Tasks of plugins that are not built in share a process only with tasks of the same ones, and a process that a plugin has changed is
+thrown away. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StoreError
 from harness.executors import Outcome
 from harness.job import Job
 from harness.record import Record
@@ -30,6 +31,7 @@ class _Slot:
 
     actor: Any
     shape: tuple[int, float]
+    foreign: tuple[str, ...]
     used: bool = False
 
 
@@ -108,23 +110,23 @@ class RayExecutor:
         """An actor for this task; idle ones that hold what it needs, or that may not serve it, are given up."""
         shape, fresh = self._shape(job), job.kind in _OWN_PROCESS
         for slot in self._idle:
-            if slot.shape == shape and not (fresh and slot.used):
+            if slot.shape == shape and slot.foreign == job.foreign and not (fresh and slot.used):
                 self._idle.remove(slot)
                 return slot
         busy = [r.slot for r in self._busy.values()]
         while self._idle and not self._fits(shape, [*self._idle, *busy]):
             self._ray.kill(self._idle.pop(0).actor)
         options = {"num_cpus": shape[0], "num_gpus": shape[1], "max_restarts": 0, "max_task_retries": 0}
-        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape)
+        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape, job.foreign)
 
     def _collect(self, reference: Any) -> Outcome:
         running = self._busy.pop(reference)
         job = running.job
         try:
-            record: Record = self._ray.get(reference)
+            record, is_clean = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(running.slot.actor)
-            stored = self._store.read_record(job.key)
+            stored = self._stored(job)
             if stored is not None and stored.provenance.sweep == job.sweep:
                 return Outcome(job.key, stored, stored.status, stored.reason)
             if isinstance(error, self._ray.exceptions.OutOfMemoryError):
@@ -132,11 +134,18 @@ class RayExecutor:
             if isinstance(error, self._ray.exceptions.RayActorError):
                 return Outcome(job.key, None, "failed", "the worker process died (killed, or a crash in native code)")
             return Outcome(job.key, None, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
-        if job.kind in _OWN_PROCESS:
+        if job.kind in _OWN_PROCESS or not is_clean:
             self._ray.kill(running.slot.actor)
         else:
             self._idle.append(running.slot)
         return Outcome(job.key, record, record.status, record.reason)
+
+    def _stored(self, job: Job) -> Record | None:
+        """What a worker that was lost had stored before."""
+        try:
+            return self._store.read_record(job.key)
+        except StoreError:
+            return None
 
     def _expire(self) -> list[Outcome]:
         """Kill what is past its time."""
@@ -170,7 +179,10 @@ def _start(ray: Any, cpus: int) -> None:
 class _Actor:
     """What runs in the worker process."""
 
-    def run(self, job: Job) -> Record:
+    def run(self, job: Job) -> tuple[Record, bool]:
+        """The record, and whether this process is as it was before: one that a plugin has changed is thrown away."""
+        from harness.guard import GUARD
         from harness.worker import run_job
 
-        return run_job(job)
+        record = run_job(job)
+        return record, not GUARD.touched
