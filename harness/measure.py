@@ -6,7 +6,9 @@ moment as the baseline. GPU: the allocator's peak, allocated and reserved, maxim
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import gc
 import sys
 import time
@@ -65,11 +67,18 @@ def release_memory() -> None:
     """
     gc.collect()
     gc.freeze()
+    _unfreeze_at_exit()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@functools.cache
+def _unfreeze_at_exit() -> None:
+    """Native libraries complain of objects that are still there when Python ends."""
+    atexit.register(gc.unfreeze)
 
 
 def _memory_mib(field: str) -> float | None:

@@ -8,6 +8,8 @@ thrown away. Nothing is retried behind our back; a task that is over its time or
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import time
@@ -58,6 +60,8 @@ class RayExecutor:
         self._own = not ray.is_initialized()
         if self._own:
             _start(ray, max(os.cpu_count() or 1, workers))
+        self._parts = _parts_of_this_node(ray) if self._own else {}
+        self._lost = ""
         total = ray.cluster_resources()
         self._total = (int(total.get("CPU", 1)), float(total.get("GPU", 0)))
         self._idle: list[_Slot] = []
@@ -81,6 +85,7 @@ class RayExecutor:
         self._busy[reference] = _Running(job, slot)
 
     def wait(self, seconds: float) -> list[Outcome]:
+        self._check_parts()
         if not self._busy:
             return []
         finished, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=seconds)
@@ -89,6 +94,9 @@ class RayExecutor:
 
     def close(self) -> list[str]:
         keys = [r.job.key for r in self._busy.values()]
+        if self._lost:
+            _give_up(self._ray)
+            return keys
         for slot in [*(r.slot for r in self._busy.values()), *self._idle]:
             self._ray.kill(slot.actor)
         self._busy.clear()
@@ -96,6 +104,15 @@ class RayExecutor:
         if self._own:
             self._ray.shutdown()
         return keys
+
+    def _check_parts(self) -> None:
+        """Raise HarnessError where a part of the Ray that was started here has died: its calls would wait for it for minutes."""
+        for name, process in self._parts.items():
+            if process.poll() is not None:
+                self._lost = name
+                raise HarnessError(
+                    f"Ray's process {name} has ended (exit status {process.returncode}): what is done is kept, run the same command again"
+                )
 
     def _shape(self, job: Job) -> tuple[int, float]:
         """CPUs and GPUs that a task gets: no more than there are."""
@@ -174,6 +191,22 @@ def _start(ray: Any, cpus: int) -> None:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         reason = " ".join(str(error).split())[:300]
         raise HarnessError(f"Ray does not start on {where}: {reason}; --executor inline needs no Ray") from error
+
+
+def _parts_of_this_node(ray: Any) -> dict[str, Any]:
+    """Name -> Popen of the processes without which nothing goes on; Ray has no public way to them."""
+    node = ray._private.worker._global_node
+    found = {} if node is None else node.all_processes
+    return {name: infos[0].process for name, infos in found.items() if name in ("raylet", "gcs_server") and infos}
+
+
+def _give_up(ray: Any) -> None:
+    """End what is left of a Ray that lost a part, without asking it: its own shutdown waits for the part that is gone."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        with contextlib.suppress(Exception):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    atexit.unregister(ray.shutdown)
 
 
 class _Actor:
