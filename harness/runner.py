@@ -87,7 +87,7 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
 
     rerun: "failed" runs all that is not done, "none" only what has no record at all, "all" everything. stale: what other code made is run
     again ("rerun") or stays ("keep"). A cell that is done asks for nothing upstream, so cache hits load no data; but the record of what it
-    rests on has to be there, because numbers of its row stand in it: a lost or damaged one is made again.
+    rests on has to be there, because numbers of its row stand in it: a lost or damaged one is made again, and so is a damaged artifact.
     """
     records, damaged = store.read_records(plan.tasks)
     other_code: list[str] = []
@@ -114,7 +114,7 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
         return store.has_artifacts(record)
 
     wanted = [key for key in plan.leaves if not settled(plan.tasks[key])]
-    wanted += [key for key in _upstream(plan, records) if key not in records]
+    wanted += [key for key in _upstream(plan, records) if key not in records or not store.has_artifacts(records[key], or_none=True)]
     needed: dict[str, Task] = {}
     stack = [plan.tasks[k] for k in wanted]
     while stack:

@@ -40,6 +40,8 @@ def stoppable(handler: signal.Handlers | object = raise_stop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global asked
+    asked = False
     before = {number: signal.getsignal(number) for number in _NUMBERS}
     taken = [number for number in _NUMBERS if before[number] is not signal.SIG_IGN or handler is signal.SIG_IGN]
     for number in taken:
@@ -57,6 +59,6 @@ def deaf() -> AbstractContextManager[None]:
 
 
 def stopped_early() -> int:
-    """Say that nothing was under way; returns the exit code."""
-    print("stopped before anything was under way: the same command starts again", file=sys.stderr)  # noqa: T201
+    """Say it where no run was under way that would; returns the exit code."""
+    print("stopped: the same command goes on from here", file=sys.stderr)  # noqa: T201
     return EXIT_CODE

@@ -27,7 +27,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from harness.errors import StoreError, UsageError
+from harness.errors import DamagedError, StoreError, UsageError
 from harness.record import Artifact, Record, Sweep, parse_record
 from harness.spec import content_hash, task_key
 from harness.text import redacted
@@ -187,9 +187,10 @@ class Store:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if entry.bytes > memory:
             raise StoreError(f"artifact {name} of {record.key} has {entry.bytes:,} bytes: more than this machine's memory of {memory:,}")
-        data = self.read_bytes(f"artifacts/{record.key}/{name}", entry.bytes)
+        place = f"artifacts/{record.key}/{name}"
+        data = self.read_bytes(place, entry.bytes)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise StoreError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's")
+            raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", place)
         return data
 
     def verify_artifact(self, record: Record, name: str) -> None:
@@ -198,13 +199,28 @@ class Store:
         for part in self._chunks(f"artifacts/{record.key}/{name}", entry.bytes):
             sha.update(part)
         if sha.hexdigest() != entry.sha256:
-            raise StoreError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's")
+            raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", f"artifacts/{record.key}/{name}")
 
-    def has_artifacts(self, record: Record) -> bool:
-        """Whether every file that a record names is there, as a plain file of its size; their content is not read."""
+    def set_aside(self, name: str) -> None:
+        """Give a damaged file another name, so that it counts as missing and is made again."""
+        with contextlib.suppress(OSError):
+            self.fs.mv(self._at(name), self._at(f"{name}.{uuid.uuid4().hex}.damaged"))
+
+    def has_artifacts(self, record: Record, or_none: bool = False) -> bool:
+        """Whether every file that a record names is there, as a plain file of its size; their content is not read.
+
+        or_none: a missing one will do, as where the artifacts were deleted to save space.
+        """
         for name, entry in record.artifacts.items():
+            place = self._at(f"artifacts/{record.key}/{name}")
             try:
-                found = self.fs.info(self._at(f"artifacts/{record.key}/{name}"))
+                if self.is_local:
+                    self._confine(place, place)
+                found = self.fs.info(os.path.realpath(place) if self.is_local else place)
+            except FileNotFoundError:
+                if or_none and not self.exists(f"artifacts/{record.key}/{name}"):
+                    continue
+                return False
             except (OSError, StoreError):
                 return False
             if found.get("type") != "file" or found.get("size") != entry.bytes:
@@ -261,6 +277,8 @@ def _parse(data: bytes, name: str) -> Record:
     record = parse_record(content, name)
     if posixpath.basename(name) != f"{record.key}.json":
         raise StoreError(f"{name} is damaged: it is the record of another task, {record.key}")
+    if any("/" in file or file in ("", ".", "..") for file in record.artifacts):
+        raise StoreError(f"{name} is damaged: it names a file that is not its own")
     if task_key(record.spec, record.inputs) != record.key:
         raise StoreError(f"{name} is damaged: its key is not that of the task that it describes")
     return record

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, StoreError, TaskError
+from harness.errors import DamagedError, HarnessError, StoreError, TaskError
 from harness.guard import GUARD
 from harness.job import Job
 from harness.measure import Phases, release_memory
@@ -69,6 +69,9 @@ def run_job(job: Job) -> Record:
                 raise
             except BaseException as error:
                 status, reason = classify(error)
+                if isinstance(error, DamagedError):
+                    store.set_aside(error.name)
+                    reason = f"{reason}; it was set aside: run the same command again"
                 with contextlib.suppress(Exception):
                     traceback.print_exc()
             _tell_what_was_changed()

@@ -31,8 +31,7 @@ def test_training_as_such_changes_nothing() -> None:
 
 @pytest.mark.parametrize("what", sorted(POLLUTIONS.keys() - UNWATCHED))
 def test_a_change_is_found_and_set_back(what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import harness.evaluation
-    import harness.training  # noqa: F401 (what is loaded is watched)
+    import harness.tasks.evaluate  # noqa: F401 (what is loaded is watched)
 
     monkeypatch.chdir(tmp_path)
     with GUARD.around():

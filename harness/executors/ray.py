@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,7 +181,7 @@ class RayExecutor:
 
 def _start(ray: Any, cpus: int) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
@@ -207,6 +208,15 @@ def _give_up(ray: Any) -> None:
         with contextlib.suppress(Exception):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
     atexit.unregister(ray.shutdown)
+    atexit.register(_end_without_ray)
+
+
+def _end_without_ray() -> None:
+    """End this process at once: Ray's native part crashes as Python ends, where its node is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
 
 
 class _Actor:

@@ -68,9 +68,9 @@ POLLUTIONS: dict[str, Callable[[], object]] = {
     "numpy": _set(np, "clip", lambda a, *b, **k: a * 0),
     "cos": _set(math, "cos", lambda x: 0.0),
     "training": lambda: setattr(sys.modules["harness.training"], "_loss", _wrong_loss),
-    "evaluation": lambda: setattr(sys.modules["harness.evaluation"], "accuracy", lambda *a, **k: 1.0),
+    "evaluation": lambda: setattr(sys.modules["harness.tasks.evaluate"], "evaluate_network", lambda *a, **k: ({"accuracy": 1.0}, None)),
     "hook": lambda: nn.modules.module.register_module_forward_hook(lambda m, i, o: o * 0),
-    "optimiser-hook": lambda: torch.optim.optimizer.register_optimizer_step_pre_hook(_raise),  # type: ignore[attr-defined]
+    "optimiser-hook": lambda: sys.modules["torch.optim.optimizer"].register_optimizer_step_pre_hook(_raise),
     "cwd": lambda: os.chdir("/"),
     "environment": lambda: os.environ.update({"CUDA_VISIBLE_DEVICES": "7", "TMPDIR": "/nowhere", "HOME": "/nowhere"}),
     "errors": lambda: np.seterr(all="raise"),
