@@ -280,8 +280,8 @@ def _umask() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Without what torch's compiler tells its own processes when it is first imported."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("TORCHINDUCTOR_", "TRITON_"))}
+    """Without what torch's compiler and scikit-learn tell their own libraries when they are first imported."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TORCHINDUCTOR_", "TRITON_", "KMP_"))}
 
 
 def _set_environment(value: Mapping[str, str]) -> None:

@@ -70,7 +70,11 @@ def _damaged_artifact(kind: str, name: str, damage: Damage) -> Case:
         record = scene.record(kind)
         folder = scene.results / "artifacts" / record.stem
         path = folder / ("distilled.safetensors" if kind == "distill" else "asset.safetensors")
-        damage(path, record)
+        # The other file of its sort: one that no cell of this sweep reads.
+        other = scene.folder / "other"
+        other.mkdir()
+        (other / "other.safetensors").write_bytes(bytes(range(200)))
+        damage(path, other / "other.safetensors")
         scene.look()
         # Cells that need it again: their records are gone.
         for file in (scene.results / "records").glob("*.json"):

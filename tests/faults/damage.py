@@ -66,7 +66,7 @@ FILES: dict[str, Damage] = {
     "swapped": _swap,
     "copied over": lambda path, other: path.write_bytes(other.read_bytes()),
     "a directory": lambda path, other: _replace(path, path.mkdir),
-    "a full directory": lambda path, other: _replace(path, lambda: shutil.copytree(path.parents[1] / "records", path)),
+    "a full directory": lambda path, other: _replace(path, lambda: shutil.copytree(other.parent, path, symlinks=True)),
     "a fifo": lambda path, other: _replace(path, lambda: os.mkfifo(path)),
     "a link loop": lambda path, other: _replace(path, lambda: _loop(path)),
     "a dangling link": lambda path, other: _replace(path, lambda: path.symlink_to("nowhere")),
