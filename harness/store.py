@@ -195,11 +195,11 @@ class Store:
 
     def verify_artifact(self, record: Record, name: str) -> None:
         """Compare a file with its record, a piece at a time. Raises StoreError as ``read_artifact`` does."""
-        entry, sha = self._entry(record, name), hashlib.sha256()
-        for part in self._chunks(f"artifacts/{record.key}/{name}", entry.bytes):
+        entry, sha, place = self._entry(record, name), hashlib.sha256(), f"artifacts/{record.key}/{name}"
+        for part in self._chunks(place, entry.bytes):
             sha.update(part)
         if sha.hexdigest() != entry.sha256:
-            raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", f"artifacts/{record.key}/{name}")
+            raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", place)
 
     def set_aside(self, name: str) -> None:
         """Give a damaged file another name, so that it counts as missing and is made again."""

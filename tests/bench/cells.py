@@ -62,12 +62,12 @@ def main() -> None:
     print("| what | cells | CPU s | wall s | CPU ms a cell |\n|---|---:|---:|---:|---:|")  # noqa: T201
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        last = (0, 0.0)
+        last: tuple[int, float] | None = None
         for cells in map(int, arguments.cells.split(",")):
             results = ("--results", str(folder / f"results-{cells}"), "--seeds", str(cells), *options)
             cpu, wall = command(folder, *results)
-            slope = 1000 * (cpu - last[1]) / (cells - last[0])
-            print(f"| run inline | {cells} | {cpu:.1f} | {wall:.1f} | {slope:.0f} |", flush=True)  # noqa: T201
+            slope = f"{1000 * (cpu - last[1]) / (cells - last[0]):.0f}" if last else ""
+            print(f"| run inline | {cells} | {cpu:.1f} | {wall:.1f} | {slope} |", flush=True)  # noqa: T201
             last = (cells, cpu)
             cpu, wall = command(folder, *results)
             print(f"| resume, all done | {cells} | {cpu:.1f} | {wall:.1f} | |", flush=True)  # noqa: T201
