@@ -82,6 +82,8 @@ def run_job(job: Job) -> Record:
         name = log.save()
         store.remove(f"running/{job.key}.json")
         release_memory()
+    if status != "done" and (other := _done_since(store, job.key, started)) is not None:
+        return other
     provenance = _provenance(job, started, time.perf_counter() - begun)
     draft = None if work is None else work.draft
     try:
@@ -92,6 +94,15 @@ def run_job(job: Job) -> Record:
         record = _record(job, "failed", reason, provenance, None, phases, name)
         store.write_record(record)
     return record
+
+
+def _done_since(store: Store, key: str, started: str) -> Record | None:
+    """What another run on the same results folder has finished while this task ran: a failure does not replace it."""
+    try:
+        stored = store.read_record(key)
+    except StoreError:
+        return None
+    return stored if stored is not None and stored.status == "done" and stored.provenance.ended_at >= started else None
 
 
 def unfinished(job: Job, status: Status, reason: str | None) -> Record:
