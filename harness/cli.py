@@ -16,6 +16,8 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, UsageError
+from harness.stopping import stopped_early
+from harness.text import printable, redacted
 
 if TYPE_CHECKING:
     from harness.data.cache import ClipCache
@@ -29,12 +31,11 @@ class _Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UsageError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
         except HarnessError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
+            click.echo(f"error: {printable(redacted(str(error)))}", err=True)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+        except KeyboardInterrupt:
+            sys.exit(stopped_early())
 
 
 class _Verbs(click.Group):
@@ -134,7 +135,7 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
     """Say what the results folder holds: sweeps, records by status, what runs now."""
     from harness.status import describe_store
 
-    click.echo(describe_store(_session(overlay, assignments, {"results": results}).config.run.results))
+    click.echo(printable(describe_store(_session(overlay, assignments, {"results": results}).config.run.results)))
 
 
 @main.command()
@@ -208,7 +209,7 @@ def check(
 
     problems, summary = check_store(_session(overlay, assignments, {"results": results}).config.run.results)
     for problem in problems:
-        click.echo(problem)
+        click.echo(printable(problem))
     click.echo(summary)
     sys.exit(1 if problems else 0)
 

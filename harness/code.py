@@ -42,7 +42,7 @@ NEUTRAL = frozenset(
     {
         "__init__.py", "data/__init__.py", "data/info.py", "errors.py", "job.py", "measure.py", "metrics.py", "names.py", "plugin.py",
         "code.py", "registry.py", "record.py", "spec.py", "store.py", "tasks/__init__.py", "words.py", "preview.py", "config.py",
-        "worker.py", "data/reuse.py", "assets/__init__.py",
+        "worker.py", "data/reuse.py", "assets/__init__.py", "guard.py", "stopping.py", "text.py",
     }
 )  # fmt: skip
 """Modules that tasks import and that decide no number; a test holds every import of a task to be in one of these tables."""
@@ -60,7 +60,7 @@ def decoding_digest(plugin: str) -> str:
 
 def digest_of(files: Iterable[Path]) -> str:
     """Digest (16 hex digits) of source files, by name and syntax tree."""
-    lines = sorted(f"{path.name} {_file_digest(path, *_stamp(path))}\n" for path in files)  # names repeat: __init__.py
+    lines = sorted(f"{path.name} {_file_digest(path, *stamp(path))}\n" for path in files)  # names repeat: __init__.py
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
@@ -106,7 +106,7 @@ def source_files(path: Path, extra_roots: Sequence[Path] = ()) -> set[Path]:
         current = queue.pop()
         if current not in found and current.is_file():
             found.add(current)
-            queue += _imports(current, tuple(extra_roots), *_stamp(current))
+            queue += _imports(current, tuple(extra_roots), *stamp(current))
     return found
 
 
@@ -126,7 +126,8 @@ def _is_text(node: object) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """When a file was changed, and its size: what is known of it is kept as long as both stay."""
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
 

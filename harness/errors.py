@@ -7,6 +7,7 @@
     │   ├── PluginError       a plugin cannot be loaded, or two claim one name
     │   └── DataError         a data folder, annotation file or video
     ├── StoreError            a record or artifact is missing, damaged or cannot be written
+    │   └── DamagedError      an artifact is there and is not what was written
     └── TaskError             one task fails: a failed row with this text as its reason
         ├── BudgetError       a distilled set is over its budget
         └── DistilledSetError a distilled set is malformed: shape, range, NaN, labels
@@ -50,6 +51,14 @@ class DataError(UsageError):
 
 class StoreError(HarnessError):
     """A record or an artifact is missing, damaged, or cannot be written."""
+
+
+class DamagedError(StoreError):
+    """An artifact is not what was written. name: its name in the store."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class TaskError(HarnessError):

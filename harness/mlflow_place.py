@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from harness.errors import StoreError, UsageError
 from harness.store import Store
@@ -24,7 +26,7 @@ def tracking_uri(store: Store, uri: str | None = None) -> str:
     if chosen:
         return chosen
     if not store.is_local:
-        raise UsageError(f"results at {store.root} are not local, so MLflow's sqlite cannot lie beside them: set MLFLOW_TRACKING_URI")
+        raise UsageError(f"results at {store.shown} are not local, so MLflow's sqlite cannot lie beside them: set MLFLOW_TRACKING_URI")
     return f"sqlite:///{Path(store.path) / 'mlflow.db'}"
 
 
@@ -54,8 +56,11 @@ def settle_artifacts(store: Store, uri: str) -> None:
     Raises StoreError when the file is no MLflow store.
     """
     place, database = own_place(store, uri), database_file(uri)
-    if place is None or database is None or not database.exists():
+    if place is None or database is None or not os.path.lexists(database):
         return
+    for file in (database, place):
+        if file.is_symlink():
+            raise StoreError(f"{file} is a link, and the results folder may be somebody else's: put the file itself there, or remove it")
     root = place.as_uri()
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
@@ -83,6 +88,18 @@ def quiet_environment() -> dict[str, str]:
     }
 
 
+def _lock_file(path: Path) -> IO[bytes]:
+    """The file that is locked. A link in its place is not followed, and nothing is written to it: the folder may be somebody else's."""
+    try:
+        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened as a lock ({error.strerror}): remove it") from error
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise StoreError(f"{path} is not a file: remove it")
+    return handle
+
+
 @contextlib.contextmanager
 def first_touch(uri: str) -> Iterator[None]:
     """A sqlite store with all its tables, whatever happens beside us or to us.
@@ -99,7 +116,7 @@ def first_touch(uri: str) -> Iterator[None]:
     from mlflow import MlflowClient
 
     database.parent.mkdir(parents=True, exist_ok=True)
-    with open(database.with_name(".mlflow.lock"), "w") as lock:
+    with _lock_file(database.with_name(".mlflow.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not database.exists():
             temporary = database.with_name(f".{database.name}.{uuid.uuid4().hex}.tmp")

@@ -42,7 +42,8 @@ class Task:
     """One node of the graph.
 
     key: SHA-256 of everything that decides the result; identity: the same without the code. inputs: name -> key of the task whose
-    result is read. skip: why the task cannot be done at all, or None. kept: its result is there, made by other code, and stays.
+    result is read. skip: why the task cannot be done at all, or None. kept: its result is there, made by other code, and stays. foreign:
+    the plugins ("method mine") that it and its inputs rest on and that are not built in.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Task:
     resources: Resources = field(repr=False)
     skip: str | None = None
     kept: bool = False
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,5 +323,10 @@ class _Planner:
         key = task_key(spec, inputs)
         if key not in self.tasks:
             identity = task_identity(spec, {name: self.tasks[k].identity for name, k in inputs.items()})
-            self.tasks[key] = Task(key, identity, spec.kind, name, spec, inputs, self.config.resources.of(spec.kind), skip)
+            resources, foreign = self.config.resources.of(spec.kind), self._foreign(spec, inputs)
+            self.tasks[key] = Task(key, identity, spec.kind, name, spec, inputs, resources, skip, foreign=foreign)
         return key
+
+    def _foreign(self, spec: Spec, inputs: Mapping[str, str]) -> tuple[str, ...]:
+        own = {what for what in spec.codes() if what != "harness" and self.registry.is_foreign(*what.split(" ", 1))}
+        return tuple(sorted(own.union(*(self.tasks[key].foreign for key in inputs.values()))))

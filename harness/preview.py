@@ -33,7 +33,7 @@ def contact_sheet(clips: Tensor, names: list[str], frames: int = 16) -> bytes:
         for column, frame in enumerate(columns.tolist()):
             sheet.paste(Image.fromarray(pictures[row, frame].numpy()), (_LABEL_WIDTH + column * (w + _MARGIN), top))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -18,6 +18,7 @@ from harness.metrics import named
 from harness.plan import Task
 from harness.record import Record, Sweep
 from harness.runner import RunState
+from harness.text import one_line
 
 if TYPE_CHECKING:
     from harness.session import Session
@@ -68,7 +69,7 @@ class Display:
             seconds = record.provenance.seconds
             timing = f" ({seconds:.1f} s)" if seconds is not None else ""
             style = None if record.status == "done" else "yellow" if record.status == "skipped" else "red"
-            self.console.print(Text(f"{count} {record.status} {task.kind} {task.name}{timing}{tail}", style=style or ""))
+            self.console.print(Text(one_line(f"{count} {record.status} {task.kind} {task.name}{timing}{tail}"), style=style or ""))
 
     def tick(self, running: Sequence[Mapping[str, Any]]) -> None:
         self.running = running
@@ -88,7 +89,7 @@ class Display:
         self._say(f"{status}: {self.done} done, {self.failed} failed, {self.skipped} skipped in {elapsed}")
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, highlight=False)
+        self.console.print(one_line(text), style=style, highlight=False)
 
     def _panel(self) -> RenderableType:
         ended = self.done + self.failed + self.skipped
@@ -100,7 +101,7 @@ class Display:
         for beat in self.running:
             share = f"{100 * beat['done'] // beat['total']:3d} %" if beat["total"] else "  ..."
             where = f"on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s"
-            lines.append(Text(f"  {share}  {beat['name']}  {where}", style="dim"))
+            lines.append(Text(one_line(f"  {share}  {beat['name']}  {where}"), style="dim"))
         return Group(*lines)
 
 

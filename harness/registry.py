@@ -9,8 +9,10 @@ A registry is rebuilt from its plugin files inside every worker.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -26,9 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness import code
 from harness.errors import PluginError, UnknownNameError, UsageError, did_you_mean
+from harness.guard import GUARD
 from harness.names import natural_key, parse_spec
 from harness.plugin import KINDS, ROOT_FIELD
 from harness.spec import PluginSpec
+from harness.stopping import Stop
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -101,12 +105,15 @@ class Registry:
         self._unavailable: list[PluginInfo] = []
         for folder in _BUILT_IN:
             for path in sorted((_ROOT / folder).rglob("*.py")):
-                module = ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
-                self._scan(path, module, str(path.relative_to(_ROOT)))
+                for info in _describe(path, *code.stamp(path)):
+                    if info.kind == "?":
+                        self._unavailable.append(info)
+                    else:
+                        self._add(info)
         for file in self.plugin_files:
             self._add_file(Path(file))
         for kind in KINDS:
-            for entry in importlib.metadata.entry_points(group=f"harness.{kind}s"):
+            for entry in _entry_points(f"harness.{kind}s", tuple(sys.path)):
                 origin = f"entry point {entry.value} of {entry.dist.name if entry.dist else '?'}"
                 self._add(PluginInfo(kind, entry.name, "(entry point; loaded when named)", origin, entry.value, None))
 
@@ -143,7 +150,8 @@ class Registry:
         try:
             if info.path is None:
                 module_name, _, attr = info.module.partition(":")
-                cls = getattr(importlib.import_module(module_name), attr)
+                with contextlib.nullcontext() if module_name in sys.modules else GUARD.around():
+                    cls = getattr(importlib.import_module(module_name), attr)
             else:
                 module = sys.modules.get(info.module) or importlib.import_module(info.module)
                 cls = _plugin_classes(module)[(kind, name)]
@@ -194,6 +202,11 @@ class Registry:
         found = code.digest_of(code.source_files(path, roots)) if path.is_file() else ""
         return code.decoding_digest(found) if kind == "dataset" else found
 
+    def is_foreign(self, kind: str, name: str) -> bool:
+        """Whether a plugin is not built in: its code is a file of --plugin, or that of an entry point."""
+        path = self._info(kind, name).path
+        return path is None or str(path) in self.plugin_files
+
     def _info(self, kind: str, name: str) -> PluginInfo:
         info = self._infos.get((kind, name))
         if info is not None:
@@ -202,20 +215,6 @@ class Registry:
             broken = next((i for i in self._unavailable if name in (i.name, Path(i.origin).stem)), self._unavailable[0])
             raise PluginError(f"{kind} {name!r} is not there, and a plugin file cannot be loaded: {broken.error} ({broken.origin})")
         raise UnknownNameError(kind, name, self.names(kind))
-
-    def _scan(self, path: Path, module: str, origin: str) -> None:
-        """Describe the plugins of a source file from its syntax tree."""
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except SyntaxError as error:
-            self._unavailable.append(PluginInfo("?", path.stem, "", origin, module, path, error=f"SyntaxError: {error}"))
-            return
-        missing = _missing_imports(tree)
-        for node in tree.body:
-            for kind, name in _marks(node):
-                summary = (ast.get_docstring(node) or "").split("\n")[0]  # type: ignore[arg-type]
-                reason = f"No module named {missing!r}" if missing else None
-                self._add(PluginInfo(kind, name, summary, origin, module, path, _params(node, tree), reason))  # type: ignore[arg-type]
 
     def _add_file(self, path: Path) -> None:
         """Import a file that was named by --plugin; one that fails is listed as unavailable and breaks nothing else.
@@ -249,6 +248,31 @@ class Registry:
         if other is not None:
             raise PluginError(f"two plugins claim the {info.kind} name {info.name!r}: {other.origin} and {info.origin}")
         self._infos[(info.kind, info.name)] = info
+
+
+@functools.lru_cache(maxsize=1024)
+def _describe(path: Path, _modified: int, _size: int) -> tuple[PluginInfo, ...]:
+    """The plugins of a built-in file, from its syntax tree; the kind of a file that cannot be read is "?"."""
+    module = ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
+    origin = str(path.relative_to(_ROOT))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        return (PluginInfo("?", path.stem, "", origin, module, path, error=f"SyntaxError: {error}"),)
+    missing = _missing_imports(tree)
+    reason = f"No module named {missing!r}" if missing else None
+    found = []
+    for node in tree.body:
+        for kind, name in _marks(node):
+            assert isinstance(node, ast.ClassDef)
+            summary = (ast.get_docstring(node) or "").split("\n")[0]
+            found.append(PluginInfo(kind, name, summary, origin, module, path, _params(node, tree), reason))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=16)
+def _entry_points(group: str, _search: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=group))
 
 
 def read_params(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -350,10 +374,15 @@ def _import_file(path: Path, module_name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(module_name, None)
+        with GUARD.around():
+            spec.loader.exec_module(module)
+    except Stop:
         raise
+    except BaseException as error:
+        sys.modules.pop(module_name, None)
+        if isinstance(error, Exception):
+            raise
+        raise PluginError(f"its import raises {type(error).__name__}") from error
     _check_siblings(path)
     return module
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import shlex
-import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 from harness.config import Config
-from harness.errors import StoreError
+from harness.errors import HarnessError, StoreError
 from harness.executors import Executor, Outcome
 from harness.job import Job
 from harness.plan import Plan, Task, walk
 from harness.provenance import collect_environment, collect_provenance
 from harness.record import Record, Sweep
 from harness.spec import KINDS
+from harness.stopping import Stop, check, deaf, stoppable
 from harness.store import Store
+from harness.text import redacted, redacted_json
 from harness.worker import now, unfinished
 
 _POLL_SECONDS = 0.5
@@ -85,7 +86,8 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
     """Compare the plan with the store: what is done, and which tasks the unfinished cells still need.
 
     rerun: "failed" runs all that is not done, "none" only what has no record at all, "all" everything. stale: what other code made is run
-    again ("rerun") or stays ("keep"). A cell that is done asks for nothing upstream, so cache hits load no data.
+    again ("rerun") or stays ("keep"). A cell that is done asks for nothing upstream, so cache hits load no data; but the record of what it
+    rests on has to be there, because numbers of its row stand in it: a lost or damaged one is made again, and so is a damaged artifact.
     """
     records, damaged = store.read_records(plan.tasks)
     other_code: list[str] = []
@@ -109,9 +111,10 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
             return record is not None and record.status == "skipped"
         if record.status != "done":
             return rerun == "none"
-        return task.kind in ("data", "quality", "evaluate") or all(store.exists(f"artifacts/{task.key}/{n}") for n in record.artifacts)
+        return store.has_artifacts(record)
 
     wanted = [key for key in plan.leaves if not settled(plan.tasks[key])]
+    wanted += [key for key in _upstream(plan, records) if key not in records or not store.has_artifacts(records[key], or_none=True)]
     needed: dict[str, Task] = {}
     stack = [plan.tasks[k] for k in wanted]
     while stack:
@@ -128,6 +131,17 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
     return state
 
 
+def _upstream(plan: Plan, records: Mapping[str, Record]) -> dict[str, None]:
+    """Keys of all that the finished cells rest on, directly or through each other."""
+    found: dict[str, None] = {}
+    stack = [key for key in plan.leaves if key in records and records[key].status == "done"]
+    while stack:
+        upstream = [key for key in plan.tasks[stack.pop()].inputs.values() if key not in found]
+        found.update(dict.fromkeys(upstream))
+        stack += upstream
+    return found
+
+
 def _by_identity(records: Mapping[str, Record]) -> dict[str, Record]:
     """The newest finished record of each identity."""
     done = [r for r in records.values() if r.status == "done"]
@@ -142,24 +156,32 @@ def execute(
     arguments: those of the command line, kept so that the command can be pasted into a shell.
     """
     state.where = executor.describe()
-    sweep = _open_sweep(config, state, store, arguments)
-    run = _Run(config, state, store, executor, observers, sweep)
     status: Ending = "interrupted"
+    why = "stopped by the user"
+    sweep: Sweep | None = None
+    run: _Run | None = None
     try:
-        with _stoppable():
-            for observer in observers:
-                observer.start(sweep, state)
+        with stoppable():
+            sweep = _open_sweep(config, state, store, arguments)
+            run = _Run(config, state, store, executor, observers, sweep)
+            run.tell("start", sweep, state)
             run.loop()
             status = run.status()
-    except KeyboardInterrupt:
+    except Stop:
         status = "interrupted"
+    except HarnessError as error:
+        status, why = "failed", str(error)
+        raise
     finally:
-        # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful.
-        with _deaf():
-            run.interrupt(executor.close())
-            store.write_sweep(sweep.model_copy(update={"ended_at": now(), "status": status}))
-            for observer in observers:
-                observer.end(status)
+        # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful. What cannot be written is left out.
+        with deaf():
+            keys = executor.close()
+            if sweep is not None and run is not None:
+                with suppress(StoreError):
+                    run.interrupt(keys, why)
+                with suppress(StoreError):
+                    store.write_sweep(sweep.model_copy(update={"ended_at": now(), "status": status}))
+                run.tell("end", status)
     return status
 
 
@@ -170,26 +192,31 @@ class _Run:
         self.config, self.state, self.store, self.executor, self.observers = config, state, store, executor, observers
         self.sweep, self.provenance = sweep, collect_provenance()
         self.running: dict[str, Task] = {}
+        order = sorted(state.to_do.values(), key=lambda t: KINDS.index(t.kind))
+        self.place = {task.key: number for number, task in enumerate(order)}
+        self.users: dict[str, list[Task]] = {}
+        self.missing: dict[str, int] = {}
+        """Key -> number of inputs that have not ended yet, of every task that has neither been started nor written off."""
+        for task in order:
+            upstream = {key for key in task.inputs.values() if key in state.to_do}
+            self.missing[task.key] = len(upstream)
+            for key in upstream:
+                self.users.setdefault(key, []).append(task)
+        self.ready: list[tuple[int, str]] = []
+
+    def tell(self, what: str, *arguments: object) -> None:
+        """Tell the observers. What they write to may be gone (a closed terminal, a full disk); that does not touch the run."""
+        for observer in self.observers:
+            with suppress(OSError, ValueError):
+                getattr(observer, what)(*arguments)
 
     def loop(self) -> None:
-        waiting = sorted(self.state.to_do.values(), key=lambda t: KINDS.index(t.kind))
+        for task in list(self.state.to_do.values()):
+            self._consider(task)
         last_tick = 0.0
-        while waiting or self.running:
-            waiting = self._settle(waiting)
-            for task in list(waiting):
-                if not self._ready(task):
-                    continue
-                job = self._job(task)
-                if not self.executor.can_take(job):
-                    break  # in order: a small task may not starve the asset that others wait for
-                waiting.remove(task)
-                if (done := self._done_meanwhile(task)) is not None:
-                    self._finish(task, Outcome(task.key, done))
-                    continue
-                self.running[task.key] = task
-                self.executor.submit(job)
-                for observer in self.observers:
-                    observer.submitted(task)
+        while self.ready or self.running:
+            check()
+            self._start_what_fits()
             for outcome in self.executor.wait(_POLL_SECONDS):
                 self._finish(self.running.pop(outcome.key), outcome)
             if time.monotonic() - last_tick >= _POLL_SECONDS:
@@ -199,43 +226,60 @@ class _Run:
     def status(self) -> Ending:
         return "done" if self.state.all_done() else "failed"
 
-    def interrupt(self, keys: Sequence[str]) -> None:
+    def interrupt(self, keys: Sequence[str], why: str) -> None:
         """Close the books on tasks that were stopped; one that had just finished keeps its record."""
+        self.users.clear()  # what rests on them has not been tried: it gets no record
         for key in {*keys, *self.running}:
             task = self.running.pop(key, None)
-            stored = self.store.read_record(key)
+            stored = self._read(key)
             mine = stored is not None and stored.provenance.sweep == self.sweep.id
             if task is not None:
-                self._finish(task, Outcome(key, stored if mine else None, "interrupted", "stopped by the user"))
+                self._finish(task, Outcome(key, stored if mine else None, "interrupted", why))
             self.store.remove(f"running/{key}.json")
 
-    def _settle(self, waiting: list[Task]) -> list[Task]:
-        """Write off what cannot run: declined by its plugin, or resting on a task that did not end well."""
-        left = []
-        for task in waiting:
-            reason = task.skip
-            if reason is None:
-                for name, key in task.inputs.items():
-                    upstream = self.state.records.get(key)
-                    over = key not in self.state.to_do or key in self.state.ended
-                    if over and upstream is not None and upstream.status != "done":
-                        reason = f"{name} {self.state.plan.tasks[key].name!r} is {upstream.status}: {upstream.reason}"
-                        break
-            if reason is None:
-                left.append(task)
-            else:
-                self._finish(task, Outcome(task.key, None, "skipped", reason))
-        return left
+    def _start_what_fits(self) -> None:
+        """Start tasks in their order: a small one may not starve the asset that others wait for."""
+        while self.ready:
+            task = self.state.to_do[self.ready[0][1]]
+            job = self._job(task)
+            if not self.executor.can_take(job):
+                return
+            heapq.heappop(self.ready)
+            if (done := self._done_meanwhile(task)) is not None:
+                self._finish(task, Outcome(task.key, done))
+                continue
+            self.running[task.key] = task
+            self.executor.submit(job)
+            self.tell("submitted", task)
 
-    def _ready(self, task: Task) -> bool:
-        return all(k not in self.state.to_do or self.state.ended.get(k) == "done" for k in task.inputs.values())
+    def _consider(self, task: Task) -> None:
+        """Put a task among those that can start, or write it off: declined by its plugin, or resting on one that did not end well."""
+        if task.key not in self.missing:
+            return
+        reason = task.skip
+        for name, key in task.inputs.items() if reason is None else ():
+            upstream = self.state.records.get(key)
+            over = key not in self.state.to_do or key in self.state.ended
+            if over and upstream is not None and upstream.status != "done":
+                reason = f"{name} {self.state.plan.tasks[key].name!r} is {upstream.status}: {upstream.reason}"
+                break
+        if reason is not None:
+            del self.missing[task.key]
+            self._finish(task, Outcome(task.key, None, "skipped", reason))
+        elif self.missing[task.key] == 0:
+            del self.missing[task.key]
+            heapq.heappush(self.ready, (self.place[task.key], task.key))
+
+    def _read(self, key: str) -> Record | None:
+        """A record; None where there is none, or a damaged one: the survey has said so, and it is written anew."""
+        try:
+            return self.store.read_record(key)
+        except StoreError:
+            return None
 
     def _done_meanwhile(self, task: Task) -> Record | None:
         """The record of a task that another run on the same results folder has finished since the survey."""
-        try:
-            stored = self.store.read_record(task.key)
-        except StoreError:
-            return None  # damaged: the survey has said so, and it is written anew
+        stored = self._read(task.key)
         if stored is None or stored.status != "done" or stored == self.state.records.get(task.key):
             return None
         return stored
@@ -247,13 +291,15 @@ class _Run:
             self.store.write_record(record)
         self.state.records[task.key] = record
         self.state.ended[task.key] = record.status
-        for observer in self.observers:
-            observer.finished(task, record)
+        self.tell("finished", task, record)
+        for user in self.users.pop(task.key, ()):
+            if user.key in self.missing:
+                self.missing[user.key] -= 1
+                self._consider(user)
 
     def _tick(self) -> None:
         beats = [self.store.read_json(f"running/{key}.json") for key in self.running]
-        for observer in self.observers:
-            observer.tick([b for b in beats if b is not None])
+        self.tell("tick", [b for b in beats if b is not None])
 
     def _job(self, task: Task) -> Job:
         run = self.config.run
@@ -276,6 +322,7 @@ class _Run:
             timeout=run.timeout,
             sweep=self.sweep.id,
             origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
+            foreign=task.foreign,
         )
 
 
@@ -292,38 +339,13 @@ def _open_sweep(config: Config, state: RunState, store: Store, arguments: Sequen
     started = now()
     sweep = Sweep(
         id=f"{started[:19].replace(':', '').replace('-', '')}-{uuid.uuid4().hex[:6]}",
-        command=shlex.join(["python", "-m", "harness", *arguments]),
+        command=redacted(shlex.join(["python", "-m", "harness", *arguments])),
         started_at=started,
         cells=state.plan.cells,
         kept=tuple(task.key for task in state.plan.tasks.values() if task.kept),
-        config=config.model_dump(mode="json"),
+        config=redacted_json(config.model_dump(mode="json")),
         **collect_provenance(),
         **collect_environment(),
     )
     store.write_sweep(sweep)
     return sweep
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a run the way Ctrl-C does."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

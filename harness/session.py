@@ -154,7 +154,7 @@ class Session:
         record = self.store.read_record(cell.key)
         made = None if record is None else self.store.read_record(record.inputs.get("distill", ""))
         if record is None or made is None or made.status != "done":
-            raise StoreError(f"cell {cell.name!r} has no distilled set in {self.store.root}: run it first")
+            raise StoreError(f"cell {cell.name!r} has no distilled set in {self.store.shown}: run it first")
         assert isinstance(record.spec, EvaluateSpec)
         stored = DistilledSet.from_bytes(self.store.read_artifact(made, "distilled.safetensors"))
         method = self.registry.revive("method", record.spec.method).create()

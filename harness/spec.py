@@ -19,7 +19,8 @@ from harness.budget import Budget
 from harness.protocol import TrainingProtocol
 
 FORMAT: Literal[2] = 2
-"""Version of specifications and records; a record of another version is not read."""
+"""Version of specifications and records; a record of another version is not read. A record's key is checked against its specification
+when it is read: where ``keyed`` changes so that earlier specifications get other keys, this number changes too."""
 Kind = Literal["data", "asset", "distill", "quality", "evaluate"]
 KINDS: tuple[Kind, ...] = ("data", "asset", "distill", "quality", "evaluate")
 """In the order in which tasks run: what others need comes first."""

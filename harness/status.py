@@ -19,7 +19,7 @@ def describe_store(root: str) -> str:
     store = Store(root)
     records, damaged = store.read_records()
     sweeps = store.read_sweeps()
-    lines = [f"results: {store.root}"]
+    lines = [f"results: {store.shown}"]
     if not records and not sweeps and not damaged:
         return f"{lines[0]}\nnothing yet: python -m harness run"
     counts = Counter((r.kind, r.status) for r in records.values())
@@ -39,10 +39,9 @@ def describe_store(root: str) -> str:
         changed = sorted({what for parts in stale.values() for what in parts})
         told = f"{len(stale)} cells were made by other code than the present"
         lines.append(f"stale     {told} ({', '.join(changed)}); `run` makes them again")
-    folder = f"{store.path}/running"
-    for name in store.fs.ls(folder, detail=False) if store.fs.isdir(folder) else ():
-        beat = store.read_json(f"running/{str(name).rsplit('/', 1)[-1]}")
-        if beat is not None:
+    for name in store.names("running"):
+        beat = store.read_json(f"running/{name}")
+        if isinstance(beat, dict) and {"name", "host", "pid", "done", "total"} <= beat.keys():
             lines.append(f"running {beat['name']} on {beat['host']} pid {beat['pid']}: {beat['done']} of {beat['total']}")
     failed = [r for r in records.values() if r.status in ("failed", "oom", "timeout", "interrupted")]
     lines += [f"{r.status} {r.kind} {r.name}: {r.reason}" for r in failed]
@@ -65,7 +64,7 @@ def check_store(root: str) -> tuple[list[str], str]:
         for name in record.artifacts:
             artifacts += 1
             try:
-                store.read_artifact(record, name)
+                store.verify_artifact(record, name)
             except StoreError as error:
                 problems.append(str(error))
         if record.status == "done":

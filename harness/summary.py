@@ -17,6 +17,7 @@ from harness.rows import Row, cell_rows
 from harness.runner import RunState
 from harness.spec import AssetSpec, DataSpec, DistillSpec, EvaluateSpec
 from harness.store import Store
+from harness.text import printable
 
 _SHOWN_CELLS = 40
 _COLUMNS = ("accuracy", "relative_accuracy", "frame_fraction", "peak_cpu_mib", "peak_gpu_mib", "distill_seconds", "train_seconds")
@@ -71,7 +72,7 @@ def print_summary(console: Console, store: Store, state: RunState) -> None:
         done = [r for r in group if r.status == "done"]
         n = str(len(done)) if len(done) == len(group) else f"{len(done)} of {len(group)}"
         numbers = [_together(named(name), done) for name in _COLUMNS]
-        table.add_row(key[0], "all" if key[1] is None else str(key[1]), key[2], key[3], n, *numbers)
+        table.add_row(printable(key[0]), "all" if key[1] is None else str(key[1]), key[2], printable(key[3]), n, *numbers)
     console.print(table)
     for task in plan.of_kind("data"):
         record = state.records.get(task.key)
@@ -81,7 +82,7 @@ def print_summary(console: Console, store: Store, state: RunState) -> None:
     for task in plan.tasks.values():
         record = state.records.get(task.key)
         if record is not None and record.status not in ("done", "skipped"):
-            where = f" (log: {store.root}/{record.log})" if record.log else ""
+            where = f" (log: {store.shown}/{record.log})" if record.log else ""
             _say(console, f"{record.status}: {task.kind} {task.name}: {record.reason}{where}", "red")
     for cell in plan.cells:
         record = state.records.get(cell.key)
@@ -90,8 +91,8 @@ def print_summary(console: Console, store: Store, state: RunState) -> None:
     absent = [cell.name for cell in plan.cells if cell.key not in records]
     if absent:
         _say(console, f"missing: {len(absent)} of {len(plan.cells)} cells were planned and not run", "yellow")
-    flag = "" if store.root.endswith("/results") else f" --results {store.root}"
-    _say(console, f"records: {store.root}/records")
+    flag = "" if store.root.endswith("/results") else f" --results {store.shown}"
+    _say(console, f"records: {store.shown}/records")
     _say(console, f"next: python -m harness report{flag}   (tables and figures)")
     _say(console, f"      python -m harness ui{flag}       (MLflow comparison, http://127.0.0.1:5000)")
 
@@ -127,4 +128,4 @@ def _together(metric: Metric, rows: Sequence[Row]) -> str:
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
     """A line as it is: nothing is wrapped."""
-    console.print(text, style=style, highlight=False, soft_wrap=True)
+    console.print(printable(text), style=style, highlight=False, soft_wrap=True)

@@ -26,6 +26,7 @@ from harness.record import Record, Sweep
 from harness.rows import Records
 from harness.spec import Cell
 from harness.store import Store
+from harness.text import printable, redacted
 
 if TYPE_CHECKING:
     from harness.plan import Task
@@ -142,7 +143,7 @@ class Mirror:
         if text not in self._told:
             self._told.add(text)
             with contextlib.suppress(Exception):
-                self._tell(text)
+                self._tell(printable(redacted(text)))
 
 
 def rebuild_mirror(results: Store | str | Path, uri: str | None = None, fresh: bool = False) -> str:
@@ -157,10 +158,10 @@ def rebuild_mirror(results: Store | str | Path, uri: str | None = None, fresh: b
     written = mirror.rebuild(records, store.read_sweeps(), fresh)
     mirror.close()
     if errors:
-        raise StoreError(f"tracking store {tracking_uri(store, uri)}: {'; '.join(errors)}")
+        raise StoreError(f"tracking store {redacted(tracking_uri(store, uri))}: {'; '.join(errors)}")
     cells = sum(record.kind == "evaluate" for record in records.values())
     left_out = f", {len(damaged)} damaged records left out" if damaged else ""
-    return f"{written} runs written, {cells} cells mirrored at {tracking_uri(store, uri)}{left_out}"
+    return f"{written} runs written, {cells} cells mirrored at {redacted(tracking_uri(store, uri))}{left_out}"
 
 
 def serve_ui(
@@ -183,7 +184,12 @@ def serve_ui(
     sys.stdout.flush()
     os.chdir(tempfile.gettempdir())
     # Without job execution: its seven processes serve features that a mirror has no use for.
-    os.execve(command[0], command, {**os.environ, **quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    environment = {**os.environ, **quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if redacted(command[place := command.index("--backend-store-uri") + 1]) != command[place]:
+        # A command line is shown to every user of the machine, an environment is not.
+        environment["MLFLOW_BACKEND_STORE_URI"] = command[place]
+        del command[place - 1 : place + 1]
+    os.execve(command[0], command, environment)
 
 
 def ui_addresses(store: Store, root: str, uri: str | None = None) -> list[tuple[str, str]]:
@@ -197,7 +203,7 @@ def ui_addresses(store: Store, root: str, uri: str | None = None) -> list[tuple[
     except HarnessError:
         raise
     except Exception as error:
-        raise StoreError(f"tracking store {tracking_uri(store, uri)}: {_first_line(error)}") from error
+        raise StoreError(f"tracking store {redacted(tracking_uri(store, uri))}: {_first_line(error)}") from error
 
 
 def _addresses(store: Store, root: str, writer: RunWriter) -> list[tuple[str, str]]:
@@ -217,10 +223,10 @@ def ui_command(store: Store, host: str, port: int, uri: str | None = None) -> li
     """The command line of the MLflow server for this store, whose artifacts are those of this results folder, also where it is a copy."""
     backend = tracking_uri(store, uri)
     if backend.startswith("databricks"):
-        raise UsageError(f"the tracking store {backend} has an interface of its own: open its workspace in a browser")
+        raise UsageError(f"the tracking store {redacted(backend)} has an interface of its own: open its workspace in a browser")
     database, place = database_file(backend), artifact_place(backend)
     if database is not None and not database.exists():
-        raise UsageError(f"no MLflow store at {backend}: run something first, or mirror the records with `track --rebuild`")
+        raise UsageError(f"no MLflow store at {redacted(backend)}: run something first, or mirror the records with `track --rebuild`")
     settle_artifacts(store, backend)
     hosts = f"{host}:{port},localhost:{port},127.0.0.1:{port}"
     artifacts = place.as_uri() if place is not None else tempfile.gettempdir()

@@ -19,19 +19,24 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, TaskError
+from harness.errors import DamagedError, HarnessError, StoreError, TaskError
+from harness.guard import GUARD
 from harness.job import Job
 from harness.measure import Phases, release_memory
 from harness.record import Provenance, Record, Status
 from harness.registry import Registry
+from harness.stopping import Stop
 from harness.store import Store
+from harness.text import one_line, redacted
 
 if TYPE_CHECKING:
     from harness.tasks.common import Draft, Work
 
 _HEARTBEAT_SECONDS = 0.5
+_LONGEST_REASON, _LONGEST_LOG = 2000, 2 << 20
+"""Characters of a reason; bytes at the beginning, and at the end, of a log."""
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffusers", "transformers", "timm", "pytorchvideo", "av")
 """What decides numbers beside our own code: their versions stand in every record."""
 
@@ -41,23 +46,35 @@ class TaskTimeout(TaskError):
 
 
 def run_job(job: Job) -> Record:
-    """Run one task and store its record; returns the record. Only KeyboardInterrupt and the like pass through."""
+    """Run one task and store its record; returns the record. Only a stop of the whole command passes through, whatever a plugin raises.
+
+    Raises StoreError where the record cannot be written.
+    """
     store, phases = Store(job.results), Phases()
     beat, log = Heartbeat(store, job), _Log(store, job.key)
     work: Work | None = None
     status: Status = "interrupted"
     reason: str | None = None
     started, begun = now(), time.perf_counter()
-    beat(0, 0)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products; read when a GPU is first used
     try:
         with log.capture():
             try:
-                work = _prepare(job, store, phases, beat)
-                importlib.import_module(f"harness.tasks.{job.kind}").run(work)
+                beat(0, 0)
+                with GUARD.around():
+                    work = _prepare(job, store, phases, beat)
+                    importlib.import_module(f"harness.tasks.{job.kind}").run(work)
                 status = "done"
-            except Exception as error:
+            except Stop:
+                raise
+            except BaseException as error:
                 status, reason = classify(error)
-                traceback.print_exc()
+                if isinstance(error, DamagedError):
+                    store.set_aside(error.name)
+                    reason = f"{reason}; it was set aside: run the same command again"
+                with contextlib.suppress(Exception):
+                    traceback.print_exc()
+            _tell_what_was_changed()
     finally:
         # Checkpoints of what takes long are kept until it is done.
         if work is not None and (status == "done" or job.kind in ("evaluate", "quality")):
@@ -65,15 +82,27 @@ def run_job(job: Job) -> Record:
         name = log.save()
         store.remove(f"running/{job.key}.json")
         release_memory()
+    if status != "done" and (other := _done_since(store, job.key, started)) is not None:
+        return other
     provenance = _provenance(job, started, time.perf_counter() - begun)
     draft = None if work is None else work.draft
     try:
         record = _record(job, status, reason, provenance, draft, phases, name)
         store.write_record(record)
-    except ValueError as error:  # a metric that is no JSON number: NaN, infinity
-        record = _record(job, "failed", f"the task recorded a value that is not finite: {error}", provenance, None, phases, name)
+    except (ValueError, TypeError) as error:  # a metric that is no JSON number: NaN, infinity
+        reason = f"the task recorded a value that is not finite: {_message(error)}"
+        record = _record(job, "failed", reason, provenance, None, phases, name)
         store.write_record(record)
     return record
+
+
+def _done_since(store: Store, key: str, started: str) -> Record | None:
+    """What another run on the same results folder has finished while this task ran: a failure does not replace it."""
+    try:
+        stored = store.read_record(key)
+    except StoreError:
+        return None
+    return stored if stored is not None and stored.status == "done" and stored.provenance.ended_at >= started else None
 
 
 def unfinished(job: Job, status: Status, reason: str | None) -> Record:
@@ -85,13 +114,26 @@ def unfinished(job: Job, status: Status, reason: str | None) -> Record:
 
 def classify(error: BaseException) -> tuple[Status, str]:
     """Status and reason of an exception: out of memory is a status of its own."""
-    kind = type(error).__name__
-    text = " ".join(str(error).split())
+    kind, text = type(error).__name__, _message(error)
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "oom", f"out of memory: {text[:300] or kind}"
     if isinstance(error, TaskTimeout):
         return "timeout", text
     return "failed", text if isinstance(error, HarnessError) else f"{kind}: {text}"
+
+
+def _message(error: BaseException) -> str:
+    """The text of an exception in one line, without secrets; one whose text cannot be had says so."""
+    try:
+        text = str(error)
+    except BaseException as second:
+        return f"(its text cannot be printed: {type(second).__name__})"
+    return redacted(one_line(" ".join(text.split())))[:_LONGEST_REASON]
+
+
+def _tell_what_was_changed() -> None:
+    if GUARD.found:
+        print(f"This task left its process changed; it was set back: {', '.join(GUARD.found)}")  # noqa: T201 (into its log)
 
 
 def now() -> str:
@@ -111,7 +153,8 @@ class Heartbeat:
         moment = time.monotonic()
         if moment - self._written >= _HEARTBEAT_SECONDS:
             self._written = moment
-            self._store.write_json(f"running/{self._key}.json", {**self._state, "done": int(done), "total": int(total)})
+            with contextlib.suppress(StoreError):  # it only shows where the task is
+                self._store.write_json(f"running/{self._key}.json", {**self._state, "done": int(done), "total": int(total)})
 
 
 def _prepare(job: Job, store: Store, phases: Phases, beat: Heartbeat) -> Work:
@@ -183,33 +226,47 @@ def _library_versions() -> dict[str, str]:
 
 
 class _Log:
-    """What a task prints, kept as logs/<key>.log; nothing is stored where it printed nothing."""
+    """What a task prints, kept as logs/<key>.log; nothing is stored where it printed nothing. A log is never why a task fails."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._name = store, f"logs/{key}.log"
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by save)
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by save)
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
-        with contextlib.redirect_stdout(self._file), contextlib.redirect_stderr(self._file):
-            yield
+        # A descriptor of its own, because a plugin may close what it prints to.
+        stream = open(os.dup(self._file.fileno()), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        try:
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
 
     def save(self) -> str | None:
-        """Store the log and return its name, or None."""
-        with self._file:
-            self._file.seek(0)
-            text = self._file.read()
-        if not text:
+        """Store the log and return its name, or None. Of a very long one the beginning and the end are kept."""
+        with self._file as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            data = file.read(_LONGEST_LOG)
+            if size > _LONGEST_LOG:
+                rest = min(size - _LONGEST_LOG, _LONGEST_LOG)
+                file.seek(-rest, os.SEEK_END)
+                data += f"\n... {size - _LONGEST_LOG - rest:,} bytes are left out ...\n".encode() + file.read(rest)
+        if not data:
             return None
-        self._store.write_bytes(self._name, text.encode())
+        try:
+            self._store.write_bytes(self._name, redacted(data.decode("utf-8", errors="replace")).encode())
+        except StoreError:
+            return None
         return self._name
 
 
 def _make_deterministic(deterministic: bool) -> None:
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # What use_deterministic_algorithms(..., warn_only=True) does, without the import of torch's compiler (2.6 s), which is not used here.
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes every new tensor twice
     torch.backends.cudnn.benchmark = not deterministic
 

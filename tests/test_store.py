@@ -9,15 +9,22 @@ import pytest
 
 from harness.errors import StoreError
 from harness.record import Provenance, Record
-from harness.spec import DatasetSpec, DataSpec, canonical_json, content_hash
+from harness.spec import DatasetSpec, DataSpec, canonical_json, content_hash, task_key
 from harness.store import Store
 
 DATASET = DatasetSpec(name="tiny", params={}, label="tiny", code="c", digest="d", clip_shape=(4, 1, 8, 8))
 PROVENANCE = Provenance(sweep="s", host="h", started_at="2026-01-01T00:00:00+00:00", ended_at="2026-01-01T00:00:01+00:00", harness="0.1.0")
 
 
-def record(key: str = "k", **more: object) -> Record:
-    spec = DataSpec(code="h", dataset=DATASET)
+def key_of(code: str) -> str:
+    return task_key(DataSpec(code=code, dataset=DATASET), {})
+
+
+K = key_of("h")
+
+
+def record(code: str = "h", **more: object) -> Record:
+    spec, key = DataSpec(code=code, dataset=DATASET), key_of(code)
     fields = {"key": key, "identity": key, "kind": "data", "name": "prepare tiny", "status": "done", "spec": spec, "provenance": PROVENANCE}
     return Record(**{**fields, **more})  # type: ignore[arg-type]
 
@@ -33,30 +40,30 @@ def test_round_trip(tmp_path: Path) -> None:
     store = Store(tmp_path)
     made = record(metrics={"accuracy": 0.5, "peak_gpu_mib": None}, curves={"loss": [(1, 0.25)]})
     store.write_record(made)
-    assert store.read_record("k") == made
+    assert store.read_record(K) == made
     assert store.read_record("other") is None
-    assert [p.name for p in (tmp_path / "records").iterdir()] == ["k.json"]
+    assert [p.name for p in (tmp_path / "records").iterdir()] == [f"{K}.json"]
 
 
 def test_a_url_works_like_a_folder() -> None:
     store = Store("memory://bench")
     store.write_record(record("m"))
-    entry = store.write_artifact("m", "a.bin", b"abc")
+    entry = store.write_artifact(key_of("m"), "a.bin", b"abc")
     store.write_record(record("m", artifacts={"a.bin": entry}))
     again = Store("memory://bench")
-    assert again.read_artifact(again.read_records()[0]["m"], "a.bin") == b"abc"
+    assert again.read_artifact(again.read_records()[0][key_of("m")], "a.bin") == b"abc"
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_record(record(metrics={"accuracy": 0.5}))
-    path = tmp_path / "records" / "k.json"
+    path = tmp_path / "records" / f"{K}.json"
     path.write_text(path.read_text().replace("0.5", "0.9"))
     with pytest.raises(StoreError, match="does not match its checksum"):
-        store.read_record("k")
+        store.read_record(K)
     path.write_text(path.read_text()[:40])
     found, damaged = store.read_records()
-    assert found == {} and len(damaged) == 1 and "k.json" in damaged[0]
+    assert found == {} and len(damaged) == 1 and f"{K}.json" in damaged[0]
 
 
 @pytest.mark.parametrize(
@@ -73,31 +80,31 @@ def test_damage_is_found(tmp_path: Path) -> None:
 def test_a_record_that_breaks_the_schema_is_named_with_its_field(tmp_path: Path, fields: dict[str, object], sentence: str) -> None:
     store = Store(tmp_path)
     store.write_record(record())
-    rewrite(tmp_path / "records" / "k.json", **fields)
+    rewrite(tmp_path / "records" / f"{K}.json", **fields)
     _, (line,) = store.read_records()
-    assert line.startswith("records/k.json breaks the schema of a record: ") and sentence in line
+    assert line.startswith(f"records/{K}.json breaks the schema of a record: ") and sentence in line
 
 
 def test_records_of_another_task_or_of_an_older_harness_are_not_taken(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_record(record())
-    (tmp_path / "records" / "other.json").write_bytes((tmp_path / "records" / "k.json").read_bytes())
+    (tmp_path / "records" / "other.json").write_bytes((tmp_path / "records" / f"{K}.json").read_bytes())
     old = {"schema": 1, "key": "old", "status": "done"}
     (tmp_path / "records" / "old.json").write_text(json.dumps({**old, "content_sha256": content_hash(old)}))
     found, damaged = store.read_records()
-    assert list(found) == ["k"]
-    assert any("other.json is damaged: it is the record of another task, k" in line for line in damaged)
+    assert list(found) == [K]
+    assert any(f"other.json is damaged: it is the record of another task, {K}" in line for line in damaged)
     assert any("old.json was written by an older version of the harness (schema 1): run the command again" in line for line in damaged)
 
 
 def test_artifacts_are_checked(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    made = record(artifacts={"a": store.write_artifact("k", "a", b"abc")})
+    made = record(artifacts={"a": store.write_artifact(K, "a", b"abc")})
     assert store.read_artifact(made, "a") == b"abc"
-    (tmp_path / "artifacts" / "k" / "a").write_bytes(b"abd")
+    (tmp_path / "artifacts" / K / "a").write_bytes(b"abd")
     with pytest.raises(StoreError, match="checksum differs"):
         store.read_artifact(made, "a")
-    (tmp_path / "artifacts" / "k" / "a").unlink()
+    (tmp_path / "artifacts" / K / "a").unlink()
     with pytest.raises(StoreError, match="missing"):
         store.read_artifact(made, "a")
 

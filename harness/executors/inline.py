@@ -6,7 +6,9 @@ import signal
 import threading
 from types import FrameType
 
+from harness.errors import HarnessError
 from harness.executors import Outcome
+from harness.guard import GUARD
 from harness.job import Job
 from harness.record import Record
 from harness.worker import TaskTimeout, run_job
@@ -31,8 +33,15 @@ class InlineExecutor:
     def wait(self, seconds: float) -> list[Outcome]:
         if not self._queue:
             return []
+        if GUARD.stuck:
+            changed = ", ".join(GUARD.stuck)
+            raise HarnessError(f"a plugin changed this process for good ({changed}): run the same command again, what is done is kept")
         self._running = job = self._queue.pop(0)
-        record = _with_time_limit(job)
+        try:
+            record = _with_time_limit(job)
+        except TaskTimeout as error:  # as the task was being closed
+            self._running = None
+            return [Outcome(job.key, None, "timeout", str(error))]
         self._running = None
         return [Outcome(job.key, record, record.status, record.reason)]
 

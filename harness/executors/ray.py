@@ -2,19 +2,23 @@
 
 Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. Distillations and assets, whose memory is
 a result, get a process of their own; evaluations reuse one, reset between them, because importing torch takes longer than many of
-them. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
+them. Tasks of plugins that are not built in share a process only with tasks of the same ones, and a process that a plugin has changed is
+thrown away. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StoreError
 from harness.executors import Outcome
 from harness.job import Job
 from harness.record import Record
@@ -30,6 +34,7 @@ class _Slot:
 
     actor: Any
     shape: tuple[int, float]
+    foreign: tuple[str, ...]
     used: bool = False
 
 
@@ -56,6 +61,8 @@ class RayExecutor:
         self._own = not ray.is_initialized()
         if self._own:
             _start(ray, max(os.cpu_count() or 1, workers))
+        self._parts = _parts_of_this_node(ray) if self._own else {}
+        self._lost = ""
         total = ray.cluster_resources()
         self._total = (int(total.get("CPU", 1)), float(total.get("GPU", 0)))
         self._idle: list[_Slot] = []
@@ -79,6 +86,7 @@ class RayExecutor:
         self._busy[reference] = _Running(job, slot)
 
     def wait(self, seconds: float) -> list[Outcome]:
+        self._check_parts()
         if not self._busy:
             return []
         finished, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=seconds)
@@ -87,6 +95,9 @@ class RayExecutor:
 
     def close(self) -> list[str]:
         keys = [r.job.key for r in self._busy.values()]
+        if self._lost:
+            _give_up(self._ray)
+            return keys
         for slot in [*(r.slot for r in self._busy.values()), *self._idle]:
             self._ray.kill(slot.actor)
         self._busy.clear()
@@ -94,6 +105,15 @@ class RayExecutor:
         if self._own:
             self._ray.shutdown()
         return keys
+
+    def _check_parts(self) -> None:
+        """Raise HarnessError where a part of the Ray that was started here has died: its calls would wait for it for minutes."""
+        for name, process in self._parts.items():
+            if process.poll() is not None:
+                self._lost = name
+                raise HarnessError(
+                    f"Ray's process {name} has ended (exit status {process.returncode}): what is done is kept, run the same command again"
+                )
 
     def _shape(self, job: Job) -> tuple[int, float]:
         """CPUs and GPUs that a task gets: no more than there are."""
@@ -108,23 +128,23 @@ class RayExecutor:
         """An actor for this task; idle ones that hold what it needs, or that may not serve it, are given up."""
         shape, fresh = self._shape(job), job.kind in _OWN_PROCESS
         for slot in self._idle:
-            if slot.shape == shape and not (fresh and slot.used):
+            if slot.shape == shape and slot.foreign == job.foreign and not (fresh and slot.used):
                 self._idle.remove(slot)
                 return slot
         busy = [r.slot for r in self._busy.values()]
         while self._idle and not self._fits(shape, [*self._idle, *busy]):
             self._ray.kill(self._idle.pop(0).actor)
         options = {"num_cpus": shape[0], "num_gpus": shape[1], "max_restarts": 0, "max_task_retries": 0}
-        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape)
+        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape, job.foreign)
 
     def _collect(self, reference: Any) -> Outcome:
         running = self._busy.pop(reference)
         job = running.job
         try:
-            record: Record = self._ray.get(reference)
+            record, is_clean = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(running.slot.actor)
-            stored = self._store.read_record(job.key)
+            stored = self._stored(job)
             if stored is not None and stored.provenance.sweep == job.sweep:
                 return Outcome(job.key, stored, stored.status, stored.reason)
             if isinstance(error, self._ray.exceptions.OutOfMemoryError):
@@ -132,11 +152,18 @@ class RayExecutor:
             if isinstance(error, self._ray.exceptions.RayActorError):
                 return Outcome(job.key, None, "failed", "the worker process died (killed, or a crash in native code)")
             return Outcome(job.key, None, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
-        if job.kind in _OWN_PROCESS:
+        if job.kind in _OWN_PROCESS or not is_clean:
             self._ray.kill(running.slot.actor)
         else:
             self._idle.append(running.slot)
         return Outcome(job.key, record, record.status, record.reason)
+
+    def _stored(self, job: Job) -> Record | None:
+        """What a worker that was lost had stored before."""
+        try:
+            return self._store.read_record(job.key)
+        except StoreError:
+            return None
 
     def _expire(self) -> list[Outcome]:
         """Kill what is past its time."""
@@ -154,7 +181,7 @@ class RayExecutor:
 
 def _start(ray: Any, cpus: int) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
@@ -167,10 +194,38 @@ def _start(ray: Any, cpus: int) -> None:
         raise HarnessError(f"Ray does not start on {where}: {reason}; --executor inline needs no Ray") from error
 
 
+def _parts_of_this_node(ray: Any) -> dict[str, Any]:
+    """Name -> Popen of the processes without which nothing goes on; Ray has no public way to them."""
+    node = ray._private.worker._global_node
+    found = {} if node is None else node.all_processes
+    return {name: infos[0].process for name, infos in found.items() if name in ("raylet", "gcs_server") and infos}
+
+
+def _give_up(ray: Any) -> None:
+    """End what is left of a Ray that lost a part, without asking it: its own shutdown waits for the part that is gone."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        with contextlib.suppress(Exception):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    atexit.unregister(ray.shutdown)
+    atexit.register(_end_without_ray)
+
+
+def _end_without_ray() -> None:
+    """End this process at once: Ray's native part crashes as Python ends, where its node is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
+
+
 class _Actor:
     """What runs in the worker process."""
 
-    def run(self, job: Job) -> Record:
+    def run(self, job: Job) -> tuple[Record, bool]:
+        """The record, and whether this process is as it was before: one that a plugin has changed is thrown away."""
+        from harness.guard import GUARD
         from harness.worker import run_job
 
-        return run_job(job)
+        record = run_job(job)
+        return record, not GUARD.touched

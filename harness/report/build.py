@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,11 @@ from harness.report.main_table import main_table
 from harness.report.page import render_page
 from harness.report.published import DEFAULT, published_tables
 from harness.report.side_tables import controls_tables, cost_table, failures_table, per_class_tables, quality_table, recorded_tables
-from harness.report.tables import RENDERERS, Table, to_markdown
+from harness.report.tables import RENDERERS, Table, md, to_markdown
 from harness.report.warnings import group_warnings, store_warnings
 from harness.rows import Row
 from harness.store import Store
+from harness.text import csv_text
 from harness.words import in_words
 
 Judge = Callable[[Mapping[str, Record]], Mapping[str, Sequence[str]]]
@@ -69,7 +71,15 @@ def build_report(
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
     report = make_report(store_root, datasets=datasets, words=words, published=published, judge=judge)
+    _check_place(report.results.store, Path(out_dir))
     return write_report(report, Path(out_dir), formats)
+
+
+def _check_place(store: Store, out_dir: Path) -> None:
+    """Raise UsageError where a folder in the results folder is a link that leads out: the results may be somebody else's."""
+    inside = store.is_local and out_dir.absolute().is_relative_to(store.path)
+    if inside and not out_dir.resolve().is_relative_to(Path(store.path).resolve()):
+        raise UsageError(f"{out_dir} is a link that leads out of the results folder: remove it, or name another folder with --out")
 
 
 def make_report(
@@ -84,12 +94,12 @@ def make_report(
     store = Store(store_root)
     results = load(store)
     if all(row.status == MISSING for row in results.rows):
-        raise UsageError(f"no evaluated cell in {store.root}: run something first (python -m harness run)")
+        raise UsageError(f"no evaluated cell in {store.shown}: run something first (python -m harness run)")
     if datasets:
         known = {row.dataset for row in results.rows} | {row.dataset_label for row in results.rows}
         for name in datasets:
             if name not in known:
-                raise UsageError(f"no results of dataset {name!r} in {store.root}{did_you_mean(name, sorted(known))}")
+                raise UsageError(f"no results of dataset {name!r} in {store.shown}{did_you_mean(name, sorted(known))}")
         results = replace(results, rows=tuple(r for r in results.rows if r.dataset in datasets or r.dataset_label in datasets))
     groups = gather(results.rows)
     everything = {tuple(row.key for row in cell.rows): cell for cells in groups.values() for cell in cells}
@@ -138,7 +148,15 @@ def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[
     def write(name: str, data: str | bytes) -> None:
         path = out_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        if not path.parent.resolve().is_relative_to(out_dir.resolve()):
+            raise UsageError(f"{path.parent} is a link that leads out of {out_dir}: remove it")
+        # A file under a new name, put in the place of what is there: a link is replaced and not followed.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         written.append(path)
 
     try:
@@ -168,21 +186,21 @@ def cells_csv(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys([*(metric.name for metric in metrics.METRICS), *declared]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*AXES, *names, *ORIGIN])
+    writer.writerow(list(map(csv_text, (*AXES, *names, *ORIGIN))))
     for row in rows:
         said, origin = [getattr(row, name) for name in AXES], [getattr(row, name) for name in ORIGIN]
-        writer.writerow([*said, *(row.value(name) for name in names), *origin])
+        writer.writerow([*map(csv_text, said), *(row.value(name) for name in names), *map(csv_text, origin)])
     return out.getvalue()
 
 
 def _markdown(report: Report) -> str:
-    parts = ["# Report", *(f"- {warning}" for warning in report.warnings)]
+    parts = ["# Report", *(f"- {md(warning)}" for warning in report.warnings)]
     for section in report.sections:
-        parts += ["", f"## {section.title}", ""]
+        parts += ["", f"## {md(section.title)}", ""]
         parts += [to_markdown(table) for table in section.main]
-        parts += [f"![{picture.title}](figures/{picture.name}.png)\n\n{picture.caption}\n" for picture in section.figures]
+        parts += [f"![{md(picture.title)}](figures/{picture.name}.png)\n\n{md(picture.caption)}\n" for picture in section.figures]
         parts += [to_markdown(table) for table in section.tables]
-        parts += section.remarks
+        parts += map(md, section.remarks)
     if report.failures is not None:
         parts += ["", "## Not done", "", to_markdown(report.failures)]
     if report.published:

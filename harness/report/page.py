@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from harness.record import Record
 from harness.report.cells import FULL, MISSING, method_order
 from harness.report.document import Report, Section
 from harness.report.figures import Picture
-from harness.report.tables import to_html
+from harness.report.tables import escape, to_html
 from harness.words import amount, plural
 
 EMBED_FILE, EMBED_TOTAL = 3 * 2**20, 24 * 2**20
@@ -73,8 +72,8 @@ def render_page(report: Report, out_dir: Path) -> str:
     links = [(f"#{anchor}", section.title) for anchor, section in zip(anchors, report.sections, strict=True)]
     links += [("#previews", "distilled videos"), *([("#failures", "not done")] if report.failures else []), ("#provenance", "provenance")]
     body = [
-        f'<h1>Video dataset distillation: results</h1><p class="muted">{html.escape(summary)}</p>',
-        "<nav>" + "".join(f'<a href="{href}">{html.escape(text)}</a>' for href, text in links) + "</nav>",
+        f'<h1>Video dataset distillation: results</h1><p class="muted">{escape(summary)}</p>',
+        "<nav>" + "".join(f'<a href="{href}">{escape(text)}</a>' for href, text in links) + "</nav>",
         _warnings(report.warnings),
         *(part for anchor, section in zip(anchors, report.sections, strict=True) for part in _section(anchor, section)),
         _previews(report, out_dir),
@@ -90,22 +89,22 @@ def render_page(report: Report, out_dir: Path) -> str:
 
 
 def _warnings(warnings: Iterable[str]) -> str:
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in warnings)
+    items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
     return f'<div class="warn"><b>Before reading</b><ul>{items}</ul></div>' if items else ""
 
 
 def _section(anchor: str, section: Section) -> list[str]:
-    parts = [f'<h2 id="{anchor}">{html.escape(section.title)}</h2>', *map(to_html, section.main)]
+    parts = [f'<h2 id="{anchor}">{escape(section.title)}</h2>', *map(to_html, section.main)]
     parts += ['<div class="figures">', *map(_figure, section.figures), "</div>"]
-    parts += [f"<details><summary>{html.escape(table.title)}</summary>{to_html(table)}</details>" for table in section.tables]
-    return parts + [f'<p class="muted">{html.escape(remark)}</p>' for remark in section.remarks]
+    parts += [f"<details><summary>{escape(table.title)}</summary>{to_html(table)}</details>" for table in section.tables]
+    return parts + [f'<p class="muted">{escape(remark)}</p>' for remark in section.remarks]
 
 
 def _figure(picture: Picture) -> str:
     source, width = _data_uri(picture.png, "png"), round(96 * picture.figure.get_figwidth() * 1.25)
-    image = f'<img src="{source}" width="{width}" alt="{html.escape(picture.title)}">'
-    caption = f'<p class="caption" style="max-width:{max(width, 420)}px">{html.escape(picture.caption)}</p>'
-    return f"<figure><figcaption>{html.escape(picture.title)}</figcaption>{image}{caption}</figure>"
+    image = f'<img src="{source}" width="{width}" alt="{escape(picture.title)}">'
+    caption = f'<p class="caption" style="max-width:{max(width, 420)}px">{escape(picture.caption)}</p>'
+    return f"<figure><figcaption>{escape(picture.title)}</figcaption>{image}{caption}</figure>"
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _previews(report: Report, out_dir: Path) -> str:
                 spent += file.bytes if embed else 0
                 images.append((said, _preview_image(report, preview.record, name, embed, out_dir)))
         said = report.words.get(preview.method, preview.method)
-        title = html.escape(f"{said}, IPC {preview.ipc}, {preview.dataset}")
+        title = escape(f"{said}, IPC {preview.ipc}, {preview.dataset}")
         folded = "".join(f"<details><summary>{said}</summary>{image}</details>" for said, image in images[1:])
         parts.append(f"<figure><figcaption>{title}</figcaption>{images[0][1]}{folded}</figure>")
     if not parts:
@@ -152,11 +151,11 @@ def _preview_image(report: Report, record: Record, name: str, embed: bool, out_d
         try:
             return f'<img loading="lazy" src="{_data_uri(store.read_artifact(record, name), name[-3:])}" alt="{name}">'
         except StoreError as error:
-            return f'<p class="muted">{html.escape(str(error))}</p>'
+            return f'<p class="muted">{escape(str(error))}</p>'
     path = f"artifacts/{record.key}/{name}"
-    target = os.path.relpath(f"{store.path}/{path}", out_dir) if store.is_local else f"{store.root}/{path}"
-    image = f'<img loading="lazy" src="{html.escape(target)}" alt="{name}">' if store.is_local else html.escape(target)
-    return f'<a href="{html.escape(target)}">{image}</a><p class="muted">{amount(record.artifacts[name].bytes)}, not embedded</p>'
+    target = os.path.relpath(f"{store.path}/{path}", out_dir) if store.is_local else f"{store.shown}/{path}"
+    image = f'<img loading="lazy" src="{escape(target)}" alt="{name}">' if store.is_local else escape(target)
+    return f'<a href="{escape(target)}">{image}</a><p class="muted">{amount(record.artifacts[name].bytes)}, not embedded</p>'
 
 
 def _provenance(report: Report) -> str:
@@ -167,8 +166,8 @@ def _provenance(report: Report) -> str:
     for name, count in sorted(Counter(origin.sweep for origin in origins).items()):
         sweep = sweeps.get(name)
         said = f"{name}: {plural(count, 'cell')}" + (f", {sweep.status}" if sweep is not None else "")
-        command = f"<br><code>{html.escape(sweep.command)}</code>" if sweep is not None else ""
-        items.append(f"<li>{html.escape(said)}{command}</li>")
+        command = f"<br><code>{escape(sweep.command)}</code>" if sweep is not None else ""
+        items.append(f"<li>{escape(said)}{command}</li>")
     libraries = {f"{name} {version}" for origin in origins for name, version in origin.libraries.items()}
     facts = []
     for title, found in (
@@ -181,10 +180,10 @@ def _provenance(report: Report) -> str:
     ):
         values = sorted((value for value in found if value), key=natural_key)
         if values:
-            facts.append(f"<li>{title}: {html.escape(', '.join(values))}</li>")
+            facts.append(f"<li>{title}: {escape(', '.join(values))}</li>")
     return (
         f'<h2 id="provenance">Provenance</h2><ul>{"".join(facts)}</ul><p>Commands:</p><ul>{"".join(items)}</ul>'
-        f'<p class="muted">{plural(len(report.results.records), "record")} in <code>{html.escape(report.results.store.root)}</code>. '
+        f'<p class="muted">{plural(len(report.results.records), "record")} in <code>{escape(report.results.store.shown)}</code>. '
         f"Reference row: {FULL}. The tooltip of every cell names the records behind it.</p>"
     )
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.text import csv_text, one_line, printable
+
 DASH = "—"
 LONG = 40
 """Characters from which on a cell is a sentence: it may break into lines."""
@@ -89,28 +91,33 @@ def to_markdown(table: Table) -> str:
     """The table as GitHub Markdown: title, table, caption, footnotes."""
 
     def show(cell: TableCell) -> list[str]:
-        text = _md(cell.text)
+        text = md(cell.text)
         text = f"**{text}**" if cell.bold and text else text
         if cell.notes:
             text += f"<sup>{table.marks(cell)}</sup>"
-        lines = [text, *(f"<sub>{_md(line)}</sub>" for line in cell.details)]
+        lines = [text, *(f"<sub>{md(line)}</sub>" for line in cell.details)]
         return ["<br>".join(lines), *[""] * (cell.span - 1)]
 
     def line(parts: list[str]) -> str:
         return "| " + " | ".join(parts) + " |"
 
-    out = [f"### {_md(table.title)}", "", line([_md(table.corner), *map(_md, table.columns)])]
+    out = [f"### {md(table.title)}", "", line([md(table.corner), *map(md, table.columns)])]
     out.append("|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|")
     out += [line([*show(row.label), *(part for cell in row.cells for part in show(cell))]) for row in table.rows]
     if table.caption:
-        out += ["", _md(table.caption)]
+        out += ["", md(table.caption)]
     if table.notes:
-        out += ["", "<br>".join(f"<sup>{mark(i)}</sup> {_md(note)}" for i, note in enumerate(table.notes))]
+        out += ["", "<br>".join(f"<sup>{mark(i)}</sup> {md(note)}" for i, note in enumerate(table.notes))]
     return "\n".join(out) + "\n"
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([|*\\`]|<(?=[A-Za-z/!]))", r"\\\1", text).replace("\n", " ")
+def md(text: str) -> str:
+    r"""Text that Markdown shows as it is: no emphasis, no HTML, no link and no picture.
+
+    >>> md("gvd[guidance=0.2] <script>, [x](http://h), ![y](z)") == r"gvd[guidance=0.2] \<script>, [x]\(http://h), !\[y]\(z)"
+    True
+    """
+    return re.sub(r"([|*\\`]|<(?=[A-Za-z/!?])|(?<=\])[(\[]|(?<=!)\[)", r"\\\1", one_line(text))
 
 
 # ------------------------------------------------------------------------------------------------------------------- LaTeX
@@ -130,7 +137,7 @@ def tex(text: str) -> str:
     >>> tex("gvd[w_end=0] 50 % ± 1")
     'gvd{[}w\\\\_end=0{]} 50 \\\\% $\\\\pm$ 1'
     """
-    return "".join(_TEX.get(char, char) for char in text)
+    return "".join(_TEX.get(char, char) for char in one_line(text))
 
 
 def to_latex(table: Table) -> str:
@@ -185,10 +192,10 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if set(names) <= {"value"}:
-        writer.writerow([table.corner, *(table.names or table.columns)])
+        writer.writerow(list(map(csv_text, (table.corner, *(table.names or table.columns)))))
         for row in table.rows:
             values = [[_plain(cell.data.get("value", cell.text)), *[""] * (cell.span - 1)] for cell in row.cells]
-            writer.writerow([row.label.text, *(text for texts in values for text in texts)])
+            writer.writerow([csv_text(row.label.text), *(csv_text(text) for texts in values for text in texts)])
         return out.getvalue()
     writer.writerow([table.corner, table.across, *names, "notes", "records"])
     for row in table.rows:
@@ -196,9 +203,8 @@ def to_csv(table: Table) -> str:
         for cell in row.cells:
             across = table.columns[column] if cell.span == 1 else ""
             numbers = [_plain(cell.data.get(name)) for name in names]
-            writer.writerow(
-                [row.label.text, across, *numbers, "; ".join((*row.label.notes, *cell.notes)), " ".join(key[:12] for key in cell.records)]
-            )
+            notes, records = "; ".join((*row.label.notes, *cell.notes)), " ".join(key[:12] for key in cell.records)
+            writer.writerow(list(map(csv_text, (row.label.text, across, *numbers, notes, records))))
             column += cell.span
     return out.getvalue()
 
@@ -210,32 +216,37 @@ def _plain(value: object) -> str:
 # -------------------------------------------------------------------------------------------------------------------- HTML
 
 
+def escape(text: str) -> str:
+    """Text as HTML shows it, also in an attribute."""
+    return html.escape(printable(text))
+
+
 def to_html(table: Table) -> str:
     """The table as an HTML fragment; the tooltip of a cell names the records behind it."""
 
     def show(cell: TableCell, tag: str) -> str:
-        text = html.escape(cell.text)
+        text = escape(cell.text)
         text = f"<b>{text}</b>" if cell.bold and text else text
         if cell.notes:
             text += f"<sup>{table.marks(cell)}</sup>"
-        text += "".join(f'<div class="detail">{html.escape(line)}</div>' for line in cell.details)
+        text += "".join(f'<div class="detail">{escape(line)}</div>' for line in cell.details)
         span = f' colspan="{cell.span}"' if cell.span > 1 else ""
         keys = ", ".join(key[:12] for key in cell.records[:6]) + (", ..." if len(cell.records) > 6 else "")
-        title = f' title="{len(cell.records)} records: {html.escape(keys)}"' if keys else ""
+        title = f' title="{len(cell.records)} records: {escape(keys)}"' if keys else ""
         wide = ' class="long"' if len(cell.text) > LONG else ""
         return f"<{tag}{span}{wide}{title}>{text}</{tag}>"
 
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in (table.corner, *table.columns))
-    out = [f'<figure class="table" id="{html.escape(table.name)}"><figcaption>{html.escape(table.title)}</figcaption>']
+    head = "".join(f"<th>{escape(name)}</th>" for name in (table.corner, *table.columns))
+    out = [f'<figure class="table" id="{escape(table.name)}"><figcaption>{escape(table.title)}</figcaption>']
     out.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>')
     for i, row in enumerate(table.rows):
         rule = ' class="rule"' if i and row.reference != table.rows[i - 1].reference else ""
         out.append(f"<tr{rule}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
     out.append("</tbody></table></div>")
     if table.caption:
-        out.append(f"<p>{html.escape(table.caption)}</p>")
+        out.append(f"<p>{escape(table.caption)}</p>")
     if table.notes:
-        notes = (f"<li><sup>{mark(i)}</sup> {html.escape(note)}</li>" for i, note in enumerate(table.notes))
+        notes = (f"<li><sup>{mark(i)}</sup> {escape(note)}</li>" for i, note in enumerate(table.notes))
         out.append(f'<ul class="notes">{"".join(notes)}</ul>')
     out.append("</figure>")
     return "\n".join(out)
