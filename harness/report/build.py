@@ -1,4 +1,4 @@
-"""From a results folder to files: tables (.md, .tex, .csv), figures (.pdf, .png), all cells as one CSV, one HTML page, and one LaTeX file."""
+"""From a results folder to files: tables (.md, .tex, .csv), figures (.pdf, .png), cells as one CSV, one HTML page, one LaTeX file."""
 
 from __future__ import annotations
 

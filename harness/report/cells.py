@@ -191,9 +191,7 @@ def gather(rows: Iterable[Row], order: Sequence[str] = ()) -> dict[Group, list[C
         group = Group(row.dataset_label, row.shape, row.evaluator_label, row.protocol, row.labels)
         found.setdefault((group, row.method_label, row.ipc), []).append(row)
     places = {method: i - len(order) for i, method in enumerate(order)}
-    cells = [
-        CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: r.seed)), places.get(m, 0)) for (g, m, i), seeds in found.items()
-    ]
+    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: r.seed)), places.get(m, 0)) for (g, m, i), seeds in found.items()]
     groups: dict[Group, list[CellResult]] = {}
     for cell in cells:
         if cell.ipc is not None:

@@ -23,10 +23,11 @@ OUTPUTS = (
 class Choice:
     """Empty means all, or as it is.
 
-    datasets, methods, evaluators: names, which stand for all parameters, or labels such as ``gvd[guidance=0]``; the reference ``full`` always
-    stays. The order of the evaluators counts: the first is the one that the drop of the others is told from. only: of OUTPUTS. order: methods
-    that come first. names: label of a method, evaluator or dataset -> what it is called. digits: decimals of accuracies in %. columns: metrics
-    of the tables of metrics. published: files of published numbers beside those of the project and of the results folder.
+    datasets, methods, evaluators: names, which stand for all parameters, or labels such as ``gvd[guidance=0]``; the reference ``full``
+    always stays. The order of the evaluators counts: the first is the one that the drop of the others is told from. only: of OUTPUTS.
+    order: methods that come first. names: label of a method, evaluator or dataset -> what it is called. digits: decimals of accuracies
+    in %. columns: metrics of the tables of metrics. published: files of published numbers beside those of the project and of the results
+    folder.
     """
 
     datasets: tuple[str, ...] = ()

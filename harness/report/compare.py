@@ -117,7 +117,10 @@ def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Ta
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean rank of every method over complete blocks of (IPC, seed), best first. difference: Nemenyi's or, where it is larger, that of drawn ranks; p: Friedman's."""
+    """Mean rank of every method over complete blocks of (IPC, seed), best first.
+
+    difference: Nemenyi's or, where it is larger, that of drawn ranks. p: Friedman's.
+    """
 
     mean: Mapping[str, float]
     wins: Mapping[str, int]
@@ -131,7 +134,8 @@ class Ranks:
         averaged = f", accuracy averaged over {self.evaluators} evaluators within a block" if self.evaluators > 1 else ""
         return (
             f"Mean rank over {self.blocks} complete blocks of (IPC, seed){averaged}; Friedman {p_value(self.p)}; critical difference "
-            f"{self.difference:.2f} (Nemenyi, drawn where blocks are few, α = {ALPHA}). Blocks of one dataset are alike in their data: the ranks hold here, not in general."
+            f"{self.difference:.2f} (Nemenyi, drawn where blocks are few, α = {ALPHA}). Blocks of one dataset are "
+            "alike in their data: the ranks hold here, not in general."
         )
 
 
@@ -176,14 +180,21 @@ def rank_table(view: View) -> list[Table]:
         TableRow(
             TableCell(view.say(m)),
             (
-                TableCell(f"{rank:.2f}", bold=rank == best and max(ranks.mean.values()) - best > ranks.difference,
-                          signs=TIED if rank != best and rank - best <= ranks.difference < max(ranks.mean.values()) - best else "", data={"value": rank}, records=keys[m]),
+                TableCell(
+                    f"{rank:.2f}",
+                    bold=rank == best and max(ranks.mean.values()) - best > ranks.difference,
+                    signs=TIED if rank != best and rank - best <= ranks.difference < max(ranks.mean.values()) - best else "",
+                    data={"value": rank},
+                    records=keys[m],
+                ),
                 TableCell(f"{ranks.wins[m]} of {ranks.blocks}", data={"value": ranks.wins[m]}, records=keys[m]),
             ),
         )
         for m, rank in ranks.mean.items()
     )
-    return [Table(f"ranks-{view.first.stem}", f"Ranks: {view.title}", "method", ("mean rank", "best in"), rows, f"{ranks.caption} {RANKS_TOLD}")]
+    return [
+        Table(f"ranks-{view.first.stem}", f"Ranks: {view.title}", "method", ("mean rank", "best in"), rows, f"{ranks.caption} {RANKS_TOLD}")
+    ]
 
 
 def rank_picture(view: View, palette: Palette) -> Picture | None:
@@ -191,7 +202,14 @@ def rank_picture(view: View, palette: Palette) -> Picture | None:
     ranks = rank_methods(view)
     if not isinstance(ranks, Ranks):
         return None
-    return rank_figure(f"ranks-{view.first.stem}", f"Ranks: {view.title}", ranks.mean, ranks.difference, ranks.caption, {m: view.say(m) for m in ranks.mean})
+    return rank_figure(
+        f"ranks-{view.first.stem}",
+        f"Ranks: {view.title}",
+        ranks.mean,
+        ranks.difference,
+        ranks.caption,
+        {m: view.say(m) for m in ranks.mean},
+    )
 
 
 def correct_bits(packed: str | None) -> np.ndarray | None:

@@ -1,5 +1,5 @@
-"""Figures, made to be read in print: one column wide, in the serif of the field's papers, with colours that a colour-blind reader tells apart
-and a marker for each method."""
+"""Figures, made to be read in print: one column wide, in the serif of the field's papers, with colours that a colour-blind reader tells
+apart and a marker for each method."""
 
 from __future__ import annotations
 
@@ -191,7 +191,8 @@ def cost_figure(view: View, palette: Palette) -> Picture | None:
     return Picture(
         f"cost-{group.dataset_stem}",
         f"Cost of distillation against IPC: {group.dataset} ({group.shape})",
-        "Peak memory of the distillation phase (largest over seeds) and its seconds (mean over seeds), without shared assets. The foot of a "
+        "Peak memory of the distillation phase (largest over seeds) and its seconds (mean over seeds), without "
+        "shared assets. The foot of a "
         "stem is the memory of the method's own process before it distilled. "
         f"Device: {', '.join(devices) or 'unknown'}.",
         figure,
@@ -303,7 +304,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
     across = _per_row(count)
     rows = math.ceil(count / across)
-    figure = Figure(figsize=(COLUMN_INCHES, rows * (2.4 if across == 1 else 1.75)), layout="constrained")
+    figure = Figure(figsize=(COLUMN_INCHES, rows * (2.4 if across == 1 else 1.9)), layout="constrained")
     return figure, [figure.add_subplot(rows, across, i + 1) for i in range(count)]
 
 

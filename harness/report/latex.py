@@ -25,7 +25,7 @@ _TEX = {
 }  # fmt: skip
 _LONG_WORD = re.compile(r"(\S{12})(?=\S{8})")
 """Where a word may break that no hyphenation knows: a path, a hash, a list of parameters."""
-PREAMBLE = r"""% Everything of the report. Compiles as it is: pdflatex paper.tex. Add `twocolumn` to the options of the class for a two-column page.
+PREAMBLE = r"""% Everything of the report. Compiles as it is: pdflatex paper.tex. For two columns add `twocolumn` to the class's options.
 \documentclass[a4paper,10pt]{article}
 \usepackage[margin=2cm]{geometry}
 \usepackage[T1]{fontenc}
@@ -44,7 +44,7 @@ def tex(text: str) -> str:
     """Text with everything that LaTeX would read as a command made plain; a character that it may not know is a question mark.
 
     >>> tex("gvd[w_end=0] 50 % ± 1")
-    'gvd{[}w\\_end=0{]} 50 \\% $\\pm$ 1'
+    'gvd{[}w\\\\_end=0{]} 50 \\\\% $\\\\pm$ 1'
     """
     return "".join(_TEX.get(char, char if ord(char) < 0x250 else "?") for char in _LONG_WORD.sub("\\1\u200b", text))
 
@@ -107,7 +107,11 @@ def _float(part: Table, whole: Table, number: int) -> str:
             rf"\caption{{{caption.strip().replace('. .', '.')}}}",
             rf"\label{{tab:{part.name}{f'-{number + 1}' if number else ''}}}",
             *body,
-            *([r"\par\smallskip\begin{minipage}{\linewidth}\raggedright\scriptsize " + "; ".join(notes) + r"\end{minipage}"] if notes else []),
+            *(
+                [r"\par\smallskip\begin{minipage}{\linewidth}\raggedright\scriptsize " + "; ".join(notes) + r"\end{minipage}"]
+                if notes
+                else []
+            ),
             rf"\end{{{environment}}}",
             "",
         ]

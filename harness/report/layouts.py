@@ -109,8 +109,10 @@ def _leaderboard(views: Sequence[View]) -> Table:
         columns=(*(f"{v.say(v.first.dataset)} ({v.first.shape})" for v in views), "mean rank"),
         rows=tuple(rows),
         caption=(
-            "Mean top-1 test accuracy in % over the evaluators and IPC at which every method of a dataset has a result (a method with none of "
-            f"them has a dash); mean rank over the {len(views)} datasets of the methods that are in all of them. Datasets are few, so no test "
+            "Mean top-1 test accuracy in % over the evaluators and IPC at which every method of a dataset has a "
+            "result (a method with none of "
+            f"them has a dash); mean rank over the {len(views)} datasets of the methods that are in all of them. "
+            "Datasets are few, so no test "
             "separates these ranks."
         ),
         across="dataset",
@@ -127,7 +129,7 @@ def _dataset_means(view: View) -> dict[str, float]:
         return {}
     wanted = set.intersection(*(set(found) for found in table.values()))
     if not wanted:
-        wanted = set(max(table.values(), key=len))
+        wanted = set(table[max(table, key=lambda m: len(table[m]))])
     return {m: float(np.mean([found[k] for k in sorted(wanted)])) for m, found in table.items() if wanted <= set(found)}
 
 
@@ -166,7 +168,8 @@ def _cross_table(view: View, ipc: int) -> Table | None:
         columns=(*(view.say(g.evaluator) for g in groups), "drop"),
         rows=tuple(rows),
         caption=(
-            f"Top-1 test accuracy in %, {spread_words(n)} Drop: accuracy on {home} minus the mean over the other networks in points, paired by "
+            f"Top-1 test accuracy in %, {spread_words(n)} Drop: accuracy on {home} minus the mean over the other "
+            "networks in points, paired by "
             f"seed. Every network trains on the same sets.{told} {device_words(every)}"
         ),
         across="evaluator",
@@ -213,8 +216,10 @@ def _ablation(view: View, base: str, members: Sequence[str]) -> Table:
         columns=(*(f"IPC {ipc}" for ipc in budgets), f"against {view.say(base)}"),
         rows=tuple(rows),
         caption=(
-            f"Top-1 test accuracy in %, averaged over {', '.join(view.say(g.evaluator) for g in view.groups)}, ± sample standard deviation over "
-            f"seeds. Against {view.say(base)}: mean difference in points over blocks of (IPC, seed); sign-flip test, Holm over the variants; "
+            f"Top-1 test accuracy in %, averaged over {', '.join(view.say(g.evaluator) for g in view.groups)}, ± "
+            "sample standard deviation over "
+            f"seeds. Against {view.say(base)}: mean difference in points over blocks of (IPC, seed); sign-flip test, "
+            "Holm over the variants; "
             f"bold where p ≤ 0.05. {device_words(view.cells)}"
         ),
         across="IPC",

@@ -71,8 +71,10 @@ def told_apart(verdicts: Mapping[str, Verdict]) -> str:
     if judged:
         least = ", ".join(f"{100 * (verdict.least or 0):.1f} ({column})" for column, verdict in judged.items())
         said.append(
-            f" Bold: the best of a column where it can be told from others; {TIED} cannot be told from it; {BEATS_RANDOM} better than random "
-            f"(studentised range over paired seeds, {100 * ALPHA:.0f} % error for all pairs of a column). Differences show from {least} points."
+            f" Bold: the best of a column where it can be told from others; {TIED} cannot be told from it; "
+            f"{BEATS_RANDOM} better than random "
+            f"(studentised range over paired seeds, {100 * ALPHA:.0f} % error for all pairs of a column). Differences "
+            f"show from {least} points."
         )
         nothing = [column for column, verdict in judged.items() if verdict.best is None]
         if nothing:
@@ -108,7 +110,8 @@ def _caption(group: Group, columns: Sequence[int], has_full: bool, n: int) -> st
     if columns:
         reference = " and share of the accuracy of full" if has_full else ""
         parts.append(
-            f"Second line: difference to random in points with its 95 % Student-t interval over paired seeds{reference}; an interval is of one "
+            "Second line: difference to random in points with its 95 % Student-t interval over paired "
+            f"seeds{reference}; an interval is of one "
             "comparison, the signs are of all in a column."
         )
     if group.labels == "native":

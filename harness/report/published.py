@@ -1,4 +1,4 @@
-"""The papers' numbers, from published.toml: in tables of their own and in rows below ours, each with its source, never in one test with them.
+"""The papers' numbers, from published.toml: in tables of their own and in rows below ours, each with its source, in no test with ours.
 
 Beside the project's file the user's count: ``published.toml`` in the results folder, and any that is named.
 """
@@ -94,7 +94,7 @@ def published_tables(datasets: Sequence[str], numbers: Sequence[Published], digi
 
 
 def published_cell(n: Published, digits: int = 1, protocol: str | None = None) -> TableCell:
-    """One number with its source. protocol: of the table that it stands in, among our numbers; a source with another one is said to differ."""
+    """One number with its source. protocol: of our table that it stands in, if any; a source with another one is said to differ."""
     text = f"{percent(n.accuracy, digits)}{f' ± {percent(n.std, digits)}' if n.std is not None else ''}"
     differs = ("protocol differs",) if protocol is not None and n.protocol != protocol else ()
     data = {"published": n.accuracy, "published_std": n.std, "source": n.source}
@@ -106,7 +106,9 @@ def _table(dataset: str, evaluator: str, metric: str, numbers: Sequence[Publishe
     rows = []
     for method in sorted({n.method for n in numbers}, key=natural_key):
         by_ipc = {n.ipc: n for n in numbers if n.method == method}
-        rows.append(TableRow(TableCell(method), tuple(published_cell(by_ipc[b], digits) if b in by_ipc else TableCell(DASH) for b in budgets)))
+        rows.append(
+            TableRow(TableCell(method), tuple(published_cell(by_ipc[b], digits) if b in by_ipc else TableCell(DASH) for b in budgets))
+        )
     return Table(
         name=slug(f"published-{dataset}-{evaluator}-{metric}"),
         title=f"Published numbers, not run here: {dataset}, {evaluator}, {metric}",

@@ -28,14 +28,15 @@ def cost_tables(view: View) -> list[Table]:
         return _made_elsewhere(cell) if metric.place == "assets" else ()
 
     where = f"{view.say(view.first.dataset)} ({view.first.shape}), {view.first.labels} labels"
-    made = [m for m in metrics.METRICS if m.place in ("set", "assets") and m.unit in ("MiB", "s") or m.name == "train_steps"]
+    made = [m for m in metrics.METRICS if (m.place in ("set", "assets") and m.unit in ("MiB", "s")) or m.name == "train_steps"]
     stored = [m for m in metrics.METRICS if (m.place == "set" or m.unit == "bytes") and m not in made]
     efficiency = _metric_table(
         f"cost-{view.first.stem}",
         f"Cost: {where}",
         made,
         _sets(view),
-        "Peaks are the largest over seeds, seconds the mean, wall time beside the CPU time of all threads. Assets (teachers, backbones, codecs) "
+        "Peaks are the largest over seeds, seconds the mean, wall time beside the CPU time of all threads. Assets "
+        "(teachers, backbones, codecs) "
         "are made once for all cells that use them: all of their cost stands here, not a share of it. A dash is unmeasured, not 0; what "
         f"nothing measured has no column. {device_words(view.cells)}",
         view.columns,

@@ -6,7 +6,7 @@ What is used where, and why:
     two methods, many cells     sign-flip permutation of the paired differences: exact, no distribution assumed
     several tests at once       Holm
     one pair, one seed          exact McNemar over the test clips: about two trained networks, not about the methods
-    one column of methods       studentised range over the seeds that all share (``separate``): the best is chosen from the data, so all pairs count
+    one column of methods       studentised range over shared seeds (``separate``): the best is chosen from the data, so all pairs count
     many methods, many blocks   Friedman ranks with Nemenyi's critical difference
 A test that cannot reach alpha with the n at hand says so (``smallest_sign_flip_p``): "n too small" is not "no difference".
 """
@@ -127,8 +127,8 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Separation:
-    """Which of k methods n shared seeds tell apart. means: (k,). apart: (k, k), symmetric. least: the difference of two means that methods of
-    equal spread must exceed to be told apart."""
+    """Which of k methods n shared seeds tell apart. means: (k,). apart: (k, k), symmetric. least: the difference of two means that
+    methods of equal spread must exceed to be told apart."""
 
     means: np.ndarray
     apart: np.ndarray
@@ -145,7 +145,7 @@ def separate(scores: np.ndarray, alpha: float = 0.05) -> Separation | None:
 
     >>> made = separate(np.array([[0.50, 0.51, 0.70], [0.53, 0.50, 0.72], [0.51, 0.53, 0.71]]))
     >>> made.apart[2].tolist(), made.apart[0, 1].item(), round(made.least, 3)
-    ([True, True, False], False, 0.06)
+    ([True, True, False], False, 0.041)
     """
     x = np.asarray(scores, dtype=float)
     n, k = x.shape

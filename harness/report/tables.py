@@ -1,4 +1,4 @@
-"""Table: rows and cells that remember which records they aggregate; one object, rendered to Markdown, CSV and HTML here, to LaTeX in latex.py."""
+"""Table: rows and cells that remember which records they aggregate; one object, rendered to Markdown, CSV and HTML (LaTeX: latex.py)."""
 
 from __future__ import annotations
 
@@ -193,7 +193,8 @@ def to_html(table: Table, links: str = "") -> str:
     out.append(f'<div class="scroll"><table><thead>{top}<tr>{head}</tr></thead><tbody>')
     for i, row in enumerate(table.rows):
         rule = ' class="rule"' if i and row.reference != table.rows[i - 1].reference else ""
-        out.append(f"<tr{rule}{' data-reference' if row.reference else ''}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
+        fixed = " data-reference" if row.reference else ""
+        out.append(f"<tr{rule}{fixed}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
     out.append("</tbody></table></div>")
     if table.caption:
         out.append(f"<p>{html.escape(table.caption)}</p>")

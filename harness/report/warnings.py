@@ -52,9 +52,7 @@ def view_warnings(view: View) -> list[str]:
     for group, cells in view.groups.items():
         for text in group_warnings(group, cells):
             where.setdefault(text, []).append(view.say(group.evaluator))
-    return [
-        f"{view.title}{'' if len(names) == len(view.groups) > 1 else ', ' + ', '.join(names)}: {text}" for text, names in where.items()
-    ]
+    return [f"{view.title}{'' if len(names) == len(view.groups) > 1 else ', ' + ', '.join(names)}: {text}" for text, names in where.items()]
 
 
 def shared_assets(view: View) -> str:
@@ -72,9 +70,7 @@ def shared_assets(view: View) -> str:
     if not shared:
         return ""
     names = sorted({view.records[key].name for key in shared}, key=natural_key)
-    return (
-        f"Made once and shared by all seeds, so that no ± and no interval holds its spread: {', '.join(names)}."
-    )
+    return f"Made once and shared by all seeds, so that no ± and no interval holds its spread: {', '.join(names)}."
 
 
 def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
@@ -104,7 +100,7 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
 
 def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
     if full is None or full.mean is None:
-        return [f"no result of full, so relative accuracy is unknown."]
+        return ["no result of full, so relative accuracy is unknown."]
     classes = next((len(row.per_class_accuracy) for row in full.done if row.per_class_accuracy), 0)
     if classes and full.mean < 1.5 / classes:
         return [
@@ -117,7 +113,7 @@ def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
 def _seed_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     alive = [cell for cell in cells if cell.ipc is not None and cell.n]
     if alive and all(cell.n == 1 for cell in alive):
-        return [f"one seed, so there is no spread and no test."]
+        return ["one seed, so there is no spread and no test."]
     if alive and len({cell.n for cell in alive}) > 1:
         low, high = min(cell.n for cell in alive), max(cell.n for cell in alive)
         return [f"cells have {low} to {high} seeds; tests use the seeds that both sides share."]

@@ -46,4 +46,4 @@ def show(work: Work, clips: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
     rows = pick_rows(labels)
     shown, names = clips[rows], [classes[int(labels[r])] for r in rows]
     work.write_artifact("preview.png", contact_sheet(shown, names))
-    work.write_artifact("preview.gif", animation(shown))
+    work.write_artifact("preview.gif", animation(shown, names))
