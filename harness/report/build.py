@@ -76,7 +76,8 @@ def build_report(
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
-    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge)
+    draw = not {"pdf", "png", "html"}.isdisjoint(formats)
+    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw)
     return write_report(report, Path(out_dir), formats)
 
 
@@ -87,8 +88,9 @@ def make_report(
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
     judge: Judge | None = None,
+    draw: bool = True,
 ) -> Report:
-    """All tables, figures and warnings of a results folder. Pure but for the reading."""
+    """All tables, figures and warnings of a results folder. Pure but for the reading. draw: with figures."""
     choice, store = choice or Choice(), Store(store_root)
     every = load(store)
     if all(row.status == MISSING for row in every.rows):
@@ -110,7 +112,7 @@ def make_report(
         View({g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names)
         for members in stems.values()
     ]
-    sections = [_section(view, palette, choice) for view in views]
+    sections = [_section(view, palette if draw else None, choice) for view in views]
     failures = failures_table(list(everything.values()), {**said, **choice.names})
     datasets = list(dict.fromkeys(row.dataset for row in results.rows))
     return Report(
@@ -137,11 +139,11 @@ def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, li
     return marks
 
 
-def _section(view: View, palette: Palette, choice: Choice) -> Section:
+def _section(view: View, palette: Palette | None, choice: Choice) -> Section:
     remarks = [shared_assets(view)]
     if choice.wants("ranks") and isinstance(remark := rank_methods(view), str):
         remarks.append(remark)
-    pictures = [draw(view, palette) for draw in FIGURES]
+    pictures = [] if palette is None else [draw(view, palette) for draw in FIGURES]
     return Section(
         view.title,
         main=[main_table(view, group) for group in view.groups] if choice.wants("main") else [],

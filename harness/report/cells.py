@@ -131,8 +131,8 @@ class CellResult:
         values = self.values(name)
         if not values:
             return None
-        metric = next((m for m in (*metrics.METRICS, *self.declared) if m.name == name), Metric(name))
-        return max(values) if metric.aggregate == "max" else float(np.mean(values))
+        metric = metrics.BY_NAME.get(name) or next((m for m in self.declared if m.name == name), Metric(name))
+        return max(values) if metric.aggregate == "max" else sum(values) / len(values)
 
     def differences(self, other: CellResult) -> list[float]:
         """Accuracy of this minus the other's, over the seeds that both finished, in seed order."""
