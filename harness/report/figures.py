@@ -98,18 +98,20 @@ def make_palette(labels: Sequence[str]) -> Palette:
     """
     styles: list[Any] = ["-", (0, (4, 1.5)), (0, (1, 1))]
     palette: dict[str, dict[str, Any]] = {RANDOM: {"color": "0.45", "marker": "x", "linestyle": "--"}}
-    families: dict[str, int] = {}
-    taken: set[tuple[int, int]] = set()
+    families: dict[str, tuple[int, int]] = {}  # colour and line style
+    taken: set[tuple[int, int, int]] = set()
     for label in sorted({label for label in labels if label not in (RANDOM, FULL)}, key=natural_key):
         family, _, variant = label.partition("[")
         if family not in families:
-            uses = [sum(colour == c for colour in families.values()) for c in range(len(COLOURS))]
-            families[family] = next(c for c in _preferred(family, len(COLOURS)) if uses[c] == min(uses))
+            uses = [sum(colour == c for colour, _ in families.values()) for c in range(len(COLOURS))]
+            chosen = next(c for c in _preferred(family, len(COLOURS)) if uses[c] == min(uses))
+            families[family] = chosen, uses[chosen] % len(styles)
+        colour, plain = families[family]
         looks = [divmod(i, len(styles)) for i in _preferred(label, len(_MARKERS) * len(styles))]
-        markers = [(colour := families[family], marker * len(styles) + style) for marker, style in looks if (style > 0) == bool(variant)]
-        look = next((m for m in markers if m not in taken), markers[0])
-        taken.add(look)
-        palette[label] = {"color": COLOURS[colour], "marker": _MARKERS[look[1] // len(styles)], "linestyle": styles[look[1] % len(styles)]}
+        fitting = [(marker, style) for marker, style in looks if (style != plain) == bool(variant)]
+        marker, style = next((look for look in fitting if (colour, *look) not in taken), fitting[0])
+        taken.add((colour, marker, style))
+        palette[label] = {"color": COLOURS[colour], "marker": _MARKERS[marker], "linestyle": styles[style]}
     return palette
 
 

@@ -130,15 +130,13 @@ def _tabular(part: Table, whole: Table, start: int, end: int) -> list[str]:
             body = rf"\textbf{{{body}}}" if cell.bold and text else body
             body += f"${signs.replace('}^{', '')}$" if signs else ""
             body += rf"\textsuperscript{{{whole.marks(cell)}}}" if cell.notes else ""
-        span = min(cell.span, end - start)
-        return rf"\multicolumn{{{span}}}{{c}}{{{body}}}" if span > 1 else body
+        return rf"\multicolumn{{{cell.span}}}{{c}}{{{body}}}" if cell.span > 1 else body
 
     lines: list[str] = []
     for i, row in enumerate(part.rows):
         if i and row.reference != part.rows[i - 1].reference:
             lines.append(r"\midrule")
-        spanning = len(row.cells) < len(part.columns)
-        cells = (row.label, *(row.cells if spanning else row.cells[start:end]))
+        cells = (row.label, *_cut(row, start, end))
         lines.append(" & ".join(show(cell, cell.text) for cell in cells) + r" \\")
         for depth in range(0 if part.compact else max(len(cell.details) for cell in cells)):
             small = (show(cell, cell.details[depth] if depth < len(cell.details) else "", r"\scriptsize ") for cell in cells)
@@ -169,11 +167,27 @@ def _heads(part: Table, start: int, end: int) -> list[str]:
     return [" & ".join(["", *shown]) + r" \\", " ".join(rules)] if shown else []
 
 
+def _cut(row: TableRow, start: int, end: int) -> list[TableCell]:
+    """The cells of these columns; one that spans more is shown in each part of it."""
+    found, column = [], 0
+    for cell in row.cells:
+        span = min(column + cell.span, end) - max(column, start)
+        found += [replace(cell, span=span)] if span > 0 else []
+        column += cell.span
+    return found
+
+
+def _column(part: Table, column: int) -> list[TableCell]:
+    """The cells that stand in one column alone."""
+    wide = {id(row) for row in part.rows if any(cell.span > 1 for cell in row.cells)}
+    return [cell for row in part.rows if id(row) not in wide for cell in _cut(row, column, column + 1)]
+
+
 def _alignment(part: Table, start: int, end: int) -> str:
     """Numbers to the right; a column of sentences breaks into lines."""
     columns = []
     for i in range(start, end):
-        longest = max((len(row.cells[i].text) for row in part.rows if i < len(row.cells) and row.cells[i].span == 1), default=0)
+        longest = max((len(cell.text) for cell in _column(part, i)), default=0)
         columns.append(r"p{4.5cm}" if longest > 40 else "r")
     return "l" + "".join(columns)
 
@@ -183,7 +197,7 @@ def _width(part: Table, column: int) -> float:
     if column < 0:
         texts = [part.corner, *(row.label.text for row in part.rows)]
     else:
-        found = [row.cells[column] for row in part.rows if column < len(row.cells) and row.cells[column].span == 1]
+        found = _column(part, column)
         texts = [part.columns[column], *(cell.text + cell.signs + ("" if not cell.notes else "a") for cell in found)]
         if not part.compact:
             texts += [line[: int(0.8 * len(line))] for cell in found for line in cell.details]
@@ -192,13 +206,17 @@ def _width(part: Table, column: int) -> float:
 
 def _blocks(part: Table, widths: Sequence[float]) -> list[tuple[int, int]]:
     """Columns that stand beside each other, (start, end), so that no block is much wider than a page."""
-    if any(len(row.cells) < len(part.columns) for row in part.rows):
-        return [(0, len(part.columns))]  # a cell that spans all columns is not cut
+    edges, column = set(), 0
+    for _, count in part.heads:
+        column += count
+        edges.add(column)
     blocks, start, used = [], 0, widths[0]
     for i, width in enumerate(widths[1:]):
         if i > start and used + width > 1.2 * PAGE_POINTS:
-            blocks.append((start, i))
-            start, used = i, widths[0]
+            # Where columns belong together under one text, they stay together if that leaves anything on the page.
+            cut = max((edge for edge in edges if start < edge <= i), default=i)
+            blocks.append((start, cut))
+            start, used = cut, widths[0] + sum(widths[cut + 1 : i + 1])
         used += width
     return [*blocks, (start, len(part.columns))]
 
