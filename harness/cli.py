@@ -141,19 +141,31 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 @main.command()
 @_results
 @click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder]")
-@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset; repeatable.")
+@click.option("--dataset", "datasets", multiple=True, metavar="LIST", help="Only these datasets; repeatable.")
+@click.option("--methods", metavar="LIST", help="Only these methods, such as 'gvd,gvd[guidance=0],random'; `full` always stays.")
+@click.option("--evaluators", metavar="LIST", help="Only these evaluators; the first is the one that the drop is told from.")
+@click.option("--protocol", metavar="LIST", help="Only these protocols.")
+@click.option("--labels", metavar="LIST", help="Only these label modes.")
+@click.option("--ipc", metavar="LIST", help="Only these IPC.")
+@click.option("--only", metavar="LIST", help="Only these tables and figures, such as main,cross,cost; a wrong name lists them.")
+@click.option("--order", metavar="LIST", help="Methods that come first, in this order.")
+@click.option("--names", multiple=True, metavar="LABEL=NAME", help="What to call a method, evaluator or dataset; repeatable.")
+@click.option("--digits", type=click.IntRange(0, 4), default=1, show_default=True, help="Decimals of accuracies in %.")
+@click.option("--columns", metavar="LIST", help="Metrics of the tables of metrics, in this order, such as peak_gpu_mib,distill_seconds.")
+@click.option("--published", multiple=True, metavar="FILE", help="Published numbers, as in results/published.toml; repeatable.")
 @_config
 @_set
-def report(results: str | None, out: str | None, datasets: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
-    """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG) and a page from the records alone."""
+def report(results: str | None, out: str | None, overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
+    """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG), a page and a paper.tex from the records alone."""
     from harness.report import build_report
+    from harness.report.choice import read_choice
     from harness.staleness import Staleness
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
     target = Path(out) if out else Path(root) / "report"
-    files = build_report(root, target, datasets=list(datasets) or None, words=config.words, judge=Staleness().stale_cells)
-    click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, report.md, cells.csv, tables/, figures/")
+    files = build_report(root, target, choice=read_choice(**options), words=config.words, judge=Staleness().stale_cells)
+    click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, paper.tex, report.md, cells.csv, tables/, figures/")
 
 
 @main.command()

@@ -91,7 +91,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train_steps", "steps", "count", doc="Optimiser steps of the evaluator.", place="cell"),
     Metric("peak_cpu_mib", "peak CPU", "MiB", "lower", "max", "Largest resident memory of the distillation.", phase="distill"),
     Metric(
-        "baseline_cpu_mib", "process before", "MiB", "", "mean", "Resident memory as the distillation began.", phase="distill"
+        "baseline_cpu_mib", "process before", "MiB", "", "max", "Resident memory as the distillation began.", phase="distill"
     ),
     Metric("peak_gpu_mib", "peak GPU", "MiB", "lower", "max", "The allocator's peak of the distillation.", phase="distill"),
     Metric(

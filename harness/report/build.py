@@ -1,4 +1,4 @@
-"""From a results folder to files: tables (.md, .tex, .csv), figures (.pdf, .png), all cells as one CSV, and one HTML page."""
+"""From a results folder to files: tables (.md, .tex, .csv), figures (.pdf, .png), cells as one CSV, one HTML page, one LaTeX file."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import csv
 import io
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from harness import metrics
 from harness.errors import UsageError, did_you_mean
 from harness.record import Record
-from harness.report.cells import MISSING, View, gather, methods
+from harness.report.cells import MISSING, Group, View, gather, methods
+from harness.report.choice import Choice, select
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
 from harness.report.document import Report, Section
 from harness.report.figures import Palette, Picture, accuracy_figure, cost_figure, make_palette
+from harness.report.latex import to_latex, to_paper
+from harness.report.layouts import ablation_tables, cross_tables, overview_tables
 from harness.report.load import Results, load
 from harness.report.main_table import main_table
 from harness.report.page import render_page
-from harness.report.published import DEFAULT, published_tables
-from harness.report.side_tables import controls_tables, cost_table, failures_table, per_class_tables, quality_table, recorded_tables
-from harness.report.tables import RENDERERS, Table, md, to_markdown
-from harness.report.warnings import group_warnings, store_warnings
+from harness.report.published import DEFAULT, gather_published, published_tables
+from harness.report.side_tables import controls_tables, cost_tables, failures_table, per_class_tables, quality_table, recorded_tables
+from harness.report.tables import Table, md, to_csv, to_markdown
+from harness.report.warnings import shared_assets, store_warnings, view_warnings
 from harness.rows import Row
 from harness.store import Store
 from harness.text import csv_text
@@ -30,12 +32,18 @@ from harness.words import in_words
 
 Judge = Callable[[Mapping[str, Record]], Mapping[str, Sequence[str]]]
 """Records -> key of each evaluate record that other code than the present made -> what changed since, such as "method gvd"."""
+RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+"""File suffix -> renderer, for the tables that are written as files of their own."""
+PUBLISHED = "published.toml"
+"""The user's own published numbers, in the results folder."""
 FORMATS = ("md", "tex", "csv", "pdf", "png", "html")
 TABLES: tuple[Callable[[View], list[Table]], ...] = (
     gains_table,
+    cross_tables,
+    ablation_tables,
     rank_table,
     pairwise_tables,
-    cost_table,
+    cost_tables,
     quality_table,
     recorded_tables,
     controls_tables,
@@ -55,7 +63,7 @@ def build_report(
     store_root: str | Path,
     out_dir: str | Path,
     *,
-    datasets: Sequence[str] | None = None,
+    choice: Choice | None = None,
     formats: Sequence[str] = FORMATS,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
@@ -63,14 +71,15 @@ def build_report(
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
-    datasets: only these (names, or labels with parameters). formats: of FORMATS. words: method -> inline assignment -> what it means,
-    such as {"gvd": {"guidance=0": "unguided diffusion"}}. judge: says which cells the present code did not make, as
-    ``Staleness.stale_cells`` does; these are marked. Raises UsageError when there is nothing to report or a name is unknown.
+    choice: of results and outputs. formats: of FORMATS. words: method -> inline assignment -> what it means, such as
+    {"gvd": {"guidance=0": "unguided diffusion"}}. judge: says which cells the present code did not make, as ``Staleness.stale_cells``
+    does; these are marked. Raises UsageError when there is nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
-    report = make_report(store_root, datasets=datasets, words=words, published=published, judge=judge)
+    draw = not {"pdf", "png", "html"}.isdisjoint(formats)
+    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw)
     _check_place(report.results.store, Path(out_dir))
     return write_report(report, Path(out_dir), formats)
 
@@ -85,39 +94,51 @@ def _check_place(store: Store, out_dir: Path) -> None:
 def make_report(
     store_root: str | Path,
     *,
-    datasets: Sequence[str] | None = None,
+    choice: Choice | None = None,
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
     judge: Judge | None = None,
+    draw: bool = True,
 ) -> Report:
-    """All tables, figures and warnings of a results folder. Pure but for the reading."""
-    store = Store(store_root)
-    results = load(store)
-    if all(row.status == MISSING for row in results.rows):
+    """All tables, figures and warnings of a results folder. Pure but for the reading. draw: with figures."""
+    choice, store = choice or Choice(), Store(store_root)
+    every = load(store)
+    if all(row.status == MISSING for row in every.rows):
         raise UsageError(f"no evaluated cell in {store.shown}: run something first (python -m harness run)")
-    if datasets:
-        known = {row.dataset for row in results.rows} | {row.dataset_label for row in results.rows}
-        for name in datasets:
-            if name not in known:
-                raise UsageError(f"no results of dataset {name!r} in {store.shown}{did_you_mean(name, sorted(known))}")
-        results = replace(results, rows=tuple(r for r in results.rows if r.dataset in datasets or r.dataset_label in datasets))
-    groups = gather(results.rows)
+    results = select(every, choice)
+    groups = gather(results.rows, choice.order)
+    if choice.evaluators:
+        groups = dict(sorted(groups.items(), key=lambda item: _wanted_place(item[1][0].rows[0], choice.evaluators)))
     everything = {tuple(row.key for row in cell.rows): cell for cells in groups.values() for cell in cells}
-    labels = methods(everything.values())
-    said = {label: in_words(label, words) for label in labels if "[" in label}
+    said = {label: in_words(label, words) for label in methods(everything.values()) if "[" in label}
     stale = judge(results.records) if judge is not None else {}
-    palette, marks = make_palette(labels), _marks(results, stale)
-    stems = dict.fromkeys(group.stem for group in groups)
-    views = [View({g: cells for g, cells in groups.items() if g.stem == stem}, said, results.records, marks) for stem in stems]
-    sections = [_section(view, palette) for view in views]
+    palette, marks = make_palette(sorted({row.method_label for row in every.rows})), _marks(results, stale)
+    own = [Path(store.path) / PUBLISHED] if store.is_local else []
+    numbers = gather_published([published, *own, *choice.published])
+    stems: dict[str, list[Group]] = {}
+    for group in groups:
+        stems.setdefault(group.stem, []).append(group)
+    views = [
+        View({g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names)
+        for members in stems.values()
+    ]
+    sections = [_section(view, palette if draw else None, choice) for view in views]
+    failures = failures_table(list(everything.values()), {**said, **choice.names})
+    datasets = list(dict.fromkeys(row.dataset for row in results.rows))
     return Report(
         results,
         sections,
-        failures_table(list(everything.values()), said),
-        published_tables(list(dict.fromkeys(row.dataset for row in results.rows)), published),
+        [table for table in overview_tables(views) if choice.shows(table.name)],
+        failures if choice.wants("failures") else None,
+        published_tables(datasets, numbers, choice.digits) if choice.wants("published") else [],
         [*store_warnings(results, stale), *(warning for section in sections for warning in section.warnings)],
-        said,
+        {**said, **choice.names},
+        choice.wants("previews"),
     )
+
+
+def _wanted_place(row: Row, wanted: Sequence[str]) -> int:
+    return next((i for i, name in enumerate(wanted) if name in (row.evaluator, row.evaluator_label)), len(wanted))
 
 
 def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -128,16 +149,18 @@ def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, li
     return marks
 
 
-def _section(view: View, palette: Palette) -> Section:
-    remark = rank_methods(view)
-    pictures = [draw(view, palette) for draw in FIGURES]
+def _section(view: View, palette: Palette | None, choice: Choice) -> Section:
+    remarks = [shared_assets(view)]
+    if choice.wants("ranks") and isinstance(remark := rank_methods(view), str):
+        remarks.append(remark)
+    pictures = [] if palette is None else [draw(view, palette) for draw in FIGURES]
     return Section(
         view.title,
-        main=[main_table(view, group) for group in view.groups],
-        figures=[picture for picture in pictures if picture is not None],
-        tables=[table for tabulate in TABLES for table in tabulate(view)],
-        remarks=[remark] if isinstance(remark, str) else [],
-        warnings=[warning for group, cells in view.groups.items() for warning in group_warnings(group, cells)],
+        main=[main_table(view, group) for group in view.groups] if choice.wants("main") else [],
+        figures=[picture for picture in pictures if picture is not None and choice.shows(picture.name)],
+        tables=[table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])],
+        remarks=[remark for remark in remarks if remark],
+        warnings=view_warnings(view),
     )
 
 
@@ -161,9 +184,11 @@ def write_report(report: Report, out_dir: Path, formats: Sequence[str]) -> list[
 
     try:
         if "html" in formats:
-            write("index.html", render_page(report, out_dir))
+            write("index.html", render_page(report, out_dir, formats))
         if "md" in formats:
             write("report.md", _markdown(report))
+        if "tex" in formats and "pdf" in formats:
+            write("paper.tex", to_paper(report))
         if "csv" in formats:
             write("cells.csv", cells_csv(report.results.rows))
         for table in report.tables:
@@ -195,6 +220,8 @@ def cells_csv(rows: Sequence[Row]) -> str:
 
 def _markdown(report: Report) -> str:
     parts = ["# Report", *(f"- {md(warning)}" for warning in report.warnings)]
+    if report.overview:
+        parts += ["", "## Overview", "", *(to_markdown(table) for table in report.overview)]
     for section in report.sections:
         parts += ["", f"## {md(section.title)}", ""]
         parts += [to_markdown(table) for table in section.main]

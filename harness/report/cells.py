@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +13,9 @@ from harness import metrics
 from harness.metrics import Metric
 from harness.names import natural_key
 from harness.record import Record
-from harness.report.statistics import holm, paired_t, sample_std
+from harness.report.published import Published
+from harness.report.statistics import sample_std, separate
+from harness.report.tables import slug
 from harness.rows import Row
 
 ALPHA = 0.05
@@ -33,15 +34,6 @@ def method_order(label: str) -> tuple[int, list[Any]]:
     ['random', 'dm', 'gvd', 'full']
     """
     return ({RANDOM: 0, FULL: 2}.get(label, 1), natural_key(label))
-
-
-def slug(text: str) -> str:
-    """Text as a file stem.
-
-    >>> slug("gvd[w_end=0], IPC 5")
-    'gvd-w_end-0-IPC-5'
-    """
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
 
 
 @dataclass(frozen=True)
@@ -80,12 +72,16 @@ class Group:
 
 @dataclass(frozen=True)
 class CellResult:
-    """One method at one IPC in one group. rows: one per seed, in seed order, of any status. ipc is None for ``full``."""
+    """One method at one IPC in one group. rows: one per seed, in seed order, of any status. ipc is None for ``full``.
+
+    place: of the method among all, where the user gave an order; 0 is the order of names.
+    """
 
     group: Group
     method: str
     ipc: int | None
     rows: tuple[Row, ...]
+    place: int = 0
 
     @cached_property
     def done(self) -> tuple[Row, ...]:
@@ -135,8 +131,8 @@ class CellResult:
         values = self.values(name)
         if not values:
             return None
-        metric = next((m for m in (*metrics.METRICS, *self.declared) if m.name == name), Metric(name))
-        return max(values) if metric.aggregate == "max" else float(np.mean(values))
+        metric = metrics.BY_NAME.get(name) or next((m for m in self.declared if m.name == name), Metric(name))
+        return max(values) if metric.aggregate == "max" else sum(values) / len(values)
 
     def differences(self, other: CellResult) -> list[float]:
         """Accuracy of this minus the other's, over the seeds that both finished, in seed order."""
@@ -148,13 +144,18 @@ class View:
     """What one section of a report is made of; every table and figure of it is a function of this.
 
     groups: differ in the evaluator alone. words: method label -> what to call it. records: all of the store, by key.
-    marks: key of a row -> footnotes on the code that made it.
+    marks: key of a row -> footnotes on the code that made it. published: numbers of papers on this dataset. digits: decimals of accuracies
+    in %. columns: names of the metrics that tables of metrics show; empty: all that were measured. names: label -> what the user calls it.
     """
 
     groups: Mapping[Group, Sequence[CellResult]]
     words: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Record] = field(default_factory=dict)
     marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    digits: int = 1
+    columns: Sequence[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Group:
@@ -168,14 +169,19 @@ class View:
     @property
     def title(self) -> str:
         """What all groups share."""
-        return f"{self.first.dataset} ({self.first.shape}), protocol {self.first.protocol}, {self.first.labels} labels"
+        return f"{self.say(self.first.dataset)} ({self.first.shape}), protocol {self.first.protocol}, {self.first.labels} labels"
 
-    def say(self, method: str) -> str:
-        return self.words.get(method, method)
+    def name(self, group: Group) -> str:
+        """The title of a group, in the names that the user gave."""
+        return replace(group, dataset=self.say(group.dataset), evaluator=self.say(group.evaluator)).title
+
+    def say(self, label: str) -> str:
+        """What a method, dataset or evaluator is called."""
+        return self.names.get(label, self.words.get(label, label))
 
 
-def gather(rows: Iterable[Row]) -> dict[Group, list[CellResult]]:
-    """Rows -> cells by group; groups, methods and IPC in natural order.
+def gather(rows: Iterable[Row], order: Sequence[str] = ()) -> dict[Group, list[CellResult]]:
+    """Rows -> cells by group; groups, methods and IPC in natural order. order: methods that come first, as the user wants them.
 
     ``full`` joins every label mode of its evaluator and protocol. The group of native labels is completed by the hard-label cells of
     methods that have no labels of their own: their own labels are the hard ones.
@@ -184,7 +190,8 @@ def gather(rows: Iterable[Row]) -> dict[Group, list[CellResult]]:
     for row in rows:
         group = Group(row.dataset_label, row.shape, row.evaluator_label, row.protocol, row.labels)
         found.setdefault((group, row.method_label, row.ipc), []).append(row)
-    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: r.seed))) for (g, m, i), seeds in found.items()]
+    places = {method: i - len(order) for i, method in enumerate(order)}
+    cells = [CellResult(g, m, i, tuple(sorted(seeds, key=lambda r: r.seed)), places.get(m, 0)) for (g, m, i), seeds in found.items()]
     groups: dict[Group, list[CellResult]] = {}
     for cell in cells:
         if cell.ipc is not None:
@@ -197,8 +204,8 @@ def gather(rows: Iterable[Row]) -> dict[Group, list[CellResult]]:
         if cell.ipc is None:
             for group in [g for g in groups if g.reference == cell.group.reference] or [cell.group]:
                 groups.setdefault(group, []).append(cell)
-    order = sorted(groups, key=lambda g: [natural_key(part) for part in (g.dataset, g.shape, g.protocol, g.labels, g.evaluator)])
-    return {g: sorted(groups[g], key=lambda c: (method_order(c.method), c.ipc or 0)) for g in order}
+    sequence = sorted(groups, key=lambda g: [natural_key(part) for part in (g.dataset, g.shape, g.protocol, g.labels, g.evaluator)])
+    return {g: sorted(groups[g], key=lambda c: (_cell_order(c), c.ipc or 0)) for g in sequence}
 
 
 def find(cells: Iterable[CellResult], method: str, ipc: int | None) -> CellResult | None:
@@ -219,26 +226,67 @@ def ipcs(cells: Iterable[CellResult]) -> list[int]:
 
 def methods(cells: Iterable[CellResult]) -> list[str]:
     """Labels of the methods of the budget, without ``full``, in report order."""
-    return sorted({cell.method for cell in cells if cell.method != FULL}, key=method_order)
+    return list(dict.fromkeys(cell.method for cell in sorted(cells, key=_cell_order) if cell.method != FULL))
 
 
-def best_set(column: Sequence[CellResult], alpha: float = ALPHA) -> tuple[set[str], str | None]:
-    """Methods of one column that are best or not separable from the best, and why there are none.
+def _cell_order(cell: CellResult) -> tuple[bool, int, tuple[int, list[Any]]]:
+    return (cell.ipc is None, cell.place, method_order(cell.method))
 
-    Each other method is tested against the best mean by a paired t-test over shared seeds, Holm-corrected within the column. Without
-    two shared seeds nothing can be told apart: then no method is in the set and the second value says so.
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one column says about its methods, all of it together with an error of ALPHA.
+
+    best: the highest mean, where it can be told from any other method, else None. tied: what cannot be told from that best. above: what is
+    told to be better than random. least: the smallest difference that these seeds could show; None where there is no test, and ``why``.
+    seeds: how many all judged methods share. unjudged: methods that share too few.
     """
-    alive = [cell for cell in column if cell.mean is not None]
+
+    best: str | None = None
+    tied: frozenset[str] = frozenset()
+    above: frozenset[str] = frozenset()
+    least: float | None = None
+    seeds: int = 0
+    unjudged: tuple[str, ...] = ()
+    why: str = ""
+
+
+def judge(column: Sequence[CellResult]) -> Verdict:
+    """Judge the cells of one IPC in one group, over the seeds that all its methods share (``statistics.separate``).
+
+    Methods that leave fewer than two shared seeds are left out, those with the fewest seeds first.
+    """
+    alive = sorted((cell for cell in column if cell.mean is not None), key=lambda cell: -len(cell.accuracy))
     if len(alive) < 2:
-        return set(), None
-    best = max(alive, key=lambda cell: cell.mean or 0.0)
-    others = [cell for cell in alive if cell is not best]
-    ps = [paired_t(best.differences(cell)) for cell in others]
-    if any(p is None for p in ps):
-        short = ", ".join(cell.method for cell, p in zip(others, ps, strict=True) if p is None)
-        return set(), f"n too small to separate {best.method} from {short} (fewer than 2 shared seeds)"
-    adjusted = holm(ps)
-    return {best.method, *(cell.method for cell, p in zip(others, adjusted, strict=True) if p is not None and p > alpha)}, None
+        return Verdict()
+    judged = list(alive)
+    while len(judged) > 1 and len(_shared(judged)) < 2:
+        judged.pop()
+    left_out = tuple(cell.method for cell in alive if cell not in judged)
+    if len(judged) < 2:
+        return Verdict(unjudged=left_out, why="fewer than two seeds are shared")
+    seeds = _shared(judged)
+    found = separate(np.array([[cell.accuracy[seed] for cell in judged] for seed in seeds]), ALPHA)
+    if found is None:
+        return Verdict(seeds=len(seeds), unjudged=left_out, why="the seeds do not differ")
+    names = [cell.method for cell in judged]
+    top = int(found.means.argmax())
+    random = names.index(RANDOM) if RANDOM in names else None
+    above = [] if random is None else [m for i, m in enumerate(names) if found.apart[i, random] and found.means[i] > found.means[random]]
+    told = bool(found.apart[top].any())
+    return Verdict(
+        best=names[top] if told else None,
+        tied=frozenset(m for i, m in enumerate(names) if told and i != top and not found.apart[top, i]),
+        above=frozenset(above),
+        least=found.least,
+        seeds=len(seeds),
+        unjudged=left_out,
+    )
+
+
+def _shared(cells: Sequence[CellResult]) -> list[int]:
+    """The seeds that all of them finished."""
+    return sorted(set(cells[0].accuracy).intersection(*(cell.accuracy for cell in cells[1:])))
 
 
 def _is_done(row: Row) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, View, find, ipcs, methods
+from harness.report.cells import ALPHA, RANDOM, CellResult, Group, View, find, ipcs, methods
 from harness.report.figures import Palette, Picture, rank_figure
 from harness.report.statistics import (
     average_ranks,
@@ -21,14 +21,18 @@ from harness.report.statistics import (
     friedman,
     holm,
     mcnemar,
+    rank_range,
     sign_flip,
     smallest_sign_flip_p,
 )
-from harness.report.tables import DASH, Table, TableCell, TableRow
+from harness.report.tables import DASH, TIED, Table, TableCell, TableRow
 from harness.words import p_value, points
 
 MIN_BLOCKS, MIN_METHODS = 6, 3
 """Below these a critical-difference diagram is refused: with fewer blocks hardly any difference could show."""
+
+
+RANKS_TOLD = f"Bold: the best mean rank where it is told from another; {TIED}: not told from it."
 
 
 def block_differences(cells: Sequence[CellResult], method: str, other: str) -> dict[tuple[int, int], float]:
@@ -48,10 +52,10 @@ def gains_table(view: View) -> list[Table]:
     per_group = {group: {m: block_differences(cells, m, RANDOM) for m in names} for group, cells in groups.items()}
     if not any(blocks for by_method in per_group.values() for blocks in by_method.values()):
         return []
-    columns = [(group.evaluator, per_group[group]) for group in groups]
+    columns = [(view.say(group.evaluator), per_group[group]) for group in groups]
     if len(groups) > 1:
-        columns.append(("all evaluators", {m: _shared_blocks([by_method[m] for by_method in per_group.values()]) for m in names}))
-    rendered = [_gain_column(by_method, names) for _, by_method in columns]
+        columns.append(("all evaluators", {m: shared_blocks([by_method[m] for by_method in per_group.values()]) for m in names}))
+    rendered = [pair_cells([list(by_method[m].values()) for m in names]) for _, by_method in columns]
     keys = {m: tuple(key for c in view.cells if c.method in (m, RANDOM) for key in c.keys) for m in names}
     shown = [tuple(replace(column[i], records=keys[m]) for column in rendered) for i, m in enumerate(names)]
     rows = tuple(TableRow(TableCell(view.say(m)), cells) for m, cells in zip(names, shown, strict=True))
@@ -98,7 +102,7 @@ def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Ta
     rows = [TableRow(row.label, tuple(replace(cell, records=keys) if cell.text else cell for cell in row.cells)) for row in rows[:-1]]
     return Table(
         name=f"pairs-{group.name}",
-        title=f"Row minus column, all budgets pooled: {group.title}",
+        title=f"Row minus column, all budgets pooled: {view.name(group)}",
         corner="method",
         columns=tuple(view.say(m) for m in names[1:]),
         rows=tuple(rows),
@@ -113,46 +117,56 @@ def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Ta
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean rank of every method over complete blocks of (evaluator, IPC), best first. difference: Nemenyi's; p: Friedman's."""
+    """Mean rank of every method over complete blocks of (IPC, seed), best first.
+
+    difference: Nemenyi's or, where it is larger, that of drawn ranks. p: Friedman's.
+    """
 
     mean: Mapping[str, float]
     wins: Mapping[str, int]
     blocks: int
+    evaluators: int
     difference: float
     p: float
 
     @property
     def caption(self) -> str:
+        averaged = f", accuracy averaged over {self.evaluators} evaluators within a block" if self.evaluators > 1 else ""
         return (
-            f"Mean rank over {self.blocks} complete blocks of (evaluator, IPC), accuracy averaged over seeds; Friedman {p_value(self.p)}; "
-            f"critical difference {self.difference:.2f} (Nemenyi, α = {ALPHA}). Blocks of one dataset are correlated: the ranks hold here, "
-            "not in general."
+            f"Mean rank over {self.blocks} complete blocks of (IPC, seed){averaged}; Friedman {p_value(self.p)}; critical difference "
+            f"{self.difference:.2f} (Nemenyi, drawn where blocks are few, α = {ALPHA}). Blocks of one dataset are "
+            "alike in their data: the ranks hold here, not in general."
         )
 
 
 def rank_methods(view: View) -> Ranks | str | None:
-    """None for fewer than three methods; with too few complete blocks, the sentence that says why there are no ranks."""
-    budgeted = [cell for cell in view.cells if cell.method != FULL]
-    names = [m for m in methods(budgeted) if any(cell.mean is not None for cell in budgeted if cell.method == m)]
-    blocks: list[list[float]] = []
-    for cells in view.groups.values():
-        for ipc in ipcs(cells):
-            found = [find(cells, method, ipc) for method in names]
-            means = [cell.mean for cell in found if cell is not None and cell.mean is not None]
-            if len(means) == len(names):
-                blocks.append(means)
+    """None for fewer than three methods; with too few complete blocks, the sentence that says why there are no ranks.
+
+    Evaluators that share a distilled set are averaged: they are no blocks of their own.
+    """
+    names = [m for m in methods(view.cells) if any(cell.n for cell in view.cells if cell.method == m)]
     if len(names) < MIN_METHODS:
         return None
+    blocks: list[list[float]] = []
+    evaluators = 0
+    for ipc in ipcs(view.cells):
+        columns = [cells for cells in view.groups.values() if any(cell.ipc == ipc and cell.n for cell in cells)]
+        found = [[find(cells, m, ipc) for cells in columns] for m in names]
+        scores = [[cell.accuracy if cell is not None else {} for cell in row] for row in found]
+        seeds = set.intersection(*(set(values) for row in scores for values in row)) if columns else set()
+        evaluators = max(evaluators, len(columns))
+        blocks += [[float(np.mean([values[seed] for values in row])) for row in scores] for seed in sorted(seeds)]
     if len(blocks) < MIN_BLOCKS:
         return (
-            f"No critical-difference diagram: it needs {MIN_BLOCKS} blocks of (evaluator, IPC) in which every method has a result; "
+            f"No critical-difference diagram: it needs {MIN_BLOCKS} blocks of (IPC, seed) in which every method has a result; "
             f"there {'is' if len(blocks) == 1 else 'are'} {len(blocks)}."
         )
-    scores = np.array(blocks)
-    ranks = dict(zip(names, average_ranks(scores).tolist(), strict=True))
-    wins = {m: int(np.sum(scores[:, i] >= scores.max(axis=1))) for i, m in enumerate(names)}
+    table = np.array(blocks)
+    ranks = dict(zip(names, average_ranks(table).tolist(), strict=True))
+    wins = {m: int(np.sum(table[:, i] >= table.max(axis=1))) for i, m in enumerate(names)}
     order = sorted(names, key=lambda m: ranks[m])
-    return Ranks({m: ranks[m] for m in order}, wins, len(blocks), critical_difference(len(names), len(blocks)), friedman(scores))
+    difference = max(critical_difference(len(names), len(blocks)), rank_range(len(names), len(blocks)))
+    return Ranks({m: ranks[m] for m in order}, wins, len(blocks), evaluators, difference, friedman(table))
 
 
 def rank_table(view: View) -> list[Table]:
@@ -166,13 +180,21 @@ def rank_table(view: View) -> list[Table]:
         TableRow(
             TableCell(view.say(m)),
             (
-                TableCell(f"{rank:.2f}", bold=rank - best <= ranks.difference, data={"value": rank}, records=keys[m]),
+                TableCell(
+                    f"{rank:.2f}",
+                    bold=rank == best and max(ranks.mean.values()) - best > ranks.difference,
+                    signs=TIED if rank != best and rank - best <= ranks.difference < max(ranks.mean.values()) - best else "",
+                    data={"value": rank},
+                    records=keys[m],
+                ),
                 TableCell(f"{ranks.wins[m]} of {ranks.blocks}", data={"value": ranks.wins[m]}, records=keys[m]),
             ),
         )
         for m, rank in ranks.mean.items()
     )
-    return [Table(f"ranks-{view.first.stem}", f"Ranks: {view.title}", "method", ("mean rank", "best in"), rows, ranks.caption)]
+    return [
+        Table(f"ranks-{view.first.stem}", f"Ranks: {view.title}", "method", ("mean rank", "best in"), rows, f"{ranks.caption} {RANKS_TOLD}")
+    ]
 
 
 def rank_picture(view: View, palette: Palette) -> Picture | None:
@@ -180,7 +202,14 @@ def rank_picture(view: View, palette: Palette) -> Picture | None:
     ranks = rank_methods(view)
     if not isinstance(ranks, Ranks):
         return None
-    return rank_figure(f"ranks-{view.first.stem}", f"Ranks: {view.title}", ranks.mean, ranks.difference, ranks.caption, view.words)
+    return rank_figure(
+        f"ranks-{view.first.stem}",
+        f"Ranks: {view.title}",
+        ranks.mean,
+        ranks.difference,
+        ranks.caption,
+        {m: view.say(m) for m in ranks.mean},
+    )
 
 
 def correct_bits(packed: str | None) -> np.ndarray | None:
@@ -196,7 +225,7 @@ def correct_bits(packed: str | None) -> np.ndarray | None:
         return None
 
 
-def _shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[int, int], float]:
+def shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[int, int], float]:
     """Mean over the evaluators of each block that all evaluators with any block have."""
     parts = [part for part in parts if part]
     if not parts:
@@ -205,8 +234,8 @@ def _shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[
     return {block: float(np.mean([part[block] for part in parts])) for block in sorted(shared)}
 
 
-def _gain_column(by_method: Mapping[str, dict[tuple[int, int], float]], names: Sequence[str]) -> list[TableCell]:
-    values = [list(by_method[m].values()) for m in names]
+def pair_cells(values: Sequence[Sequence[float]]) -> list[TableCell]:
+    """A cell for each list of differences over blocks: mean and sign-flip test, Holm-corrected over all of them."""
     adjusted = holm([sign_flip(d) if smallest_sign_flip_p(len(d)) <= ALPHA else None for d in values])
     return [_pair_cell(d, p, None) for d, p in zip(values, adjusted, strict=True)]
 

@@ -28,15 +28,17 @@ class Report:
 
     results: Results
     sections: list[Section]
+    overview: list[Table]
     failures: Table | None
     published: list[Table]
     warnings: list[str]
     words: Mapping[str, str]
+    previews: bool = True
 
     @property
     def tables(self) -> list[Table]:
         found = [table for section in self.sections for table in (*section.main, *section.tables)]
-        return [*found, *([self.failures] if self.failures else []), *self.published]
+        return [*self.overview, *found, *([self.failures] if self.failures else []), *self.published]
 
     @property
     def figures(self) -> list[Picture]:

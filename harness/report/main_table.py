@@ -3,78 +3,131 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from harness import metrics
 from harness.metrics import named
-from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, View, best_set, find, ipcs, methods
+from harness.names import natural_key
+from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, Verdict, View, find, ipcs, judge, methods
+from harness.report.published import Published, of_group, published_cell
 from harness.report.statistics import paired_t, t_interval
-from harness.report.tables import DASH, Table, TableCell, TableRow
+from harness.report.tables import BEATS_RANDOM, DASH, TIED, Table, TableCell, TableRow
 from harness.words import amount, percent, plural, points
 
 
 def main_table(view: View, group: Group) -> Table:
-    """Accuracy with its spread and n; under it the difference to random and the share of full, then frames, peak memory and seconds.
+    """Accuracy with its spread; on screens also the difference to random and the share of full. What it cost has a table of its own.
 
-    Every (method, IPC) that any row of the group names has a cell: a dash with a footnote where nothing was measured.
+    Every (method, IPC) that any row of the group names has a cell: a dash with a footnote where nothing was measured. Published numbers
+    of the same dataset, evaluator and IPC follow below a rule, in no test with ours.
     """
     cells = view.groups[group]
     columns = ipcs(cells)
-    full = find(cells, FULL, None)
-    bold: set[tuple[str, int]] = set()
-    remarks: list[str] = []
-    for ipc in columns:
-        winners, why = best_set([cell for cell in cells if cell.ipc == ipc])
-        bold |= {(method, ipc) for method in winners}
-        if why:
-            remarks.append(f"IPC {ipc}: {why}, so nothing is bold there.")
+    verdicts = {ipc: judge([cell for cell in cells if cell.ipc == ipc]) for ipc in columns}
+    n = usual_seeds(cells)
     rows = []
     for method in methods(cells):
         found = [find(cells, method, ipc) for ipc in columns]
-        row = tuple(_cell(cell, view, cells, (method, ipc) in bold) for cell, ipc in zip(found, columns, strict=True))
+        row = tuple(_cell(cell, view, cells, verdicts[ipc], n) for cell, ipc in zip(found, columns, strict=True))
         rows.append(TableRow(_label(method, [cell for cell in found if cell], group, view), row, reference=method == RANDOM))
+    full = find(cells, FULL, None)
     if full is not None:
-        label = TableCell(view.words.get(FULL, "full (whole training split)"))
-        rows.append(TableRow(label, (_full_cell(full, view, max(1, len(columns))),), reference=True))
+        label = TableCell(view.names.get(FULL, "full (whole training split)"))
+        rows.append(TableRow(label, (full_cell(full, view, max(1, len(columns))),), reference=True))
+    rows += published_rows(view, [(group, ipc) for ipc in columns])
+    told = told_apart({f"IPC {ipc}": verdict for ipc, verdict in verdicts.items()})
+    brief = f"Top-1 test accuracy in %, {spread_words(n)}{told} {device_words(cells)}".strip()
     return Table(
         name=group.name,
-        title=group.title,
+        title=view.name(group),
         corner="method",
         columns=tuple(f"IPC {ipc}" for ipc in columns) or ("accuracy",),
         rows=tuple(rows),
-        caption=" ".join([_caption(group, columns, full is not None), *remarks, *_device_remarks(cells)]),
+        caption=" ".join(part for part in (_caption(group, columns, full is not None, n), told.strip(), device_words(cells)) if part),
         across="IPC",
+        brief=brief,
+        compact=True,
     )
 
 
-def _caption(group: Group, columns: Sequence[int], has_full: bool) -> str:
-    parts = ["Top-1 accuracy on the test split in %, mean ± sample standard deviation (ddof 1) over (n) seeds, last training step."]
+def usual_seeds(cells: Sequence[CellResult]) -> int:
+    """The number of seeds that most cells of a budget have; 0 where none is done."""
+    counts = Counter(cell.n for cell in cells if cell.ipc is not None and cell.n)
+    return max(counts, key=lambda n: (counts[n], n)) if counts else 0
+
+
+def spread_words(n: int) -> str:
+    """How many seeds a number is of, and what stands behind ±."""
+    if n < 2:
+        return "one seed; (n) where it is another number."
+    return f"mean ± sample standard deviation over n = {n} seeds, (n) where it is another number."
+
+
+def told_apart(verdicts: Mapping[str, Verdict]) -> str:
+    """What bold and the signs of these columns mean, and the difference that each column could show."""
+    judged = {column: verdict for column, verdict in verdicts.items() if verdict.least is not None}
+    said = []
+    if judged:
+        least = ", ".join(f"{100 * (verdict.least or 0):.1f} ({column})" for column, verdict in judged.items())
+        said.append(
+            f" Bold: the best of a column where it can be told from others; {TIED} cannot be told from it; "
+            f"{BEATS_RANDOM} better than random "
+            f"(studentised range over paired seeds, {100 * ALPHA:.0f} % error for all pairs of a column). Differences "
+            f"show from {least} points."
+        )
+        nothing = [column for column, verdict in judged.items() if verdict.best is None]
+        if nothing:
+            said.append(f" Nothing is told from the best in {', '.join(nothing)}.")
+    why: dict[str, list[str]] = {}
+    for column, verdict in verdicts.items():
+        if verdict.why:
+            why.setdefault(f"{verdict.why}, so no method is told from another", []).append(column)
+        if verdict.unjudged and not verdict.why:
+            why.setdefault(f"too few shared seeds to judge {', '.join(verdict.unjudged)}", []).append(column)
+    said += [f" {', '.join(columns)}: {reason}." for reason, columns in why.items()]
+    return "".join(said)
+
+
+def published_rows(view: View, columns: Sequence[tuple[Group, int]]) -> list[TableRow]:
+    """A row for each method of a paper that has a number in any of these columns of (group, IPC)."""
+    found: dict[str, dict[tuple[Group, int], Published]] = {}
+    for group, ipc in columns:
+        for number in of_group(view.published, group):
+            if number.ipc == ipc:
+                found.setdefault(number.method, {})[group, ipc] = number
+    rows = []
+    for method, numbers in sorted(found.items(), key=lambda item: natural_key(item[0])):
+        cells = tuple(
+            published_cell(numbers[column], view.digits, column[0].protocol) if column in numbers else TableCell(DASH) for column in columns
+        )
+        rows.append(TableRow(TableCell(f"{method}, published"), cells, reference=True))
+    return rows
+
+
+def _caption(group: Group, columns: Sequence[int], has_full: bool, n: int) -> str:
+    parts = [f"Top-1 accuracy on the test split in % after the last training step, {spread_words(n)}"]
     if columns:
         reference = " and share of the accuracy of full" if has_full else ""
         parts.append(
-            f"Second line: difference to random in points with its 95 % Student-t interval over paired seeds{reference}. Third line: "
-            "frames stored / native frames of the training split, peak memory of the distillation (the allocator's on a GPU, else the "
-            "process's), seconds of the distillation without shared assets."
-        )
-        parts.append(
-            "Bold: the best of a column and every method that a paired t-test (Holm within the column, "
-            f"α = {ALPHA}) does not separate from it."
+            "Second line: difference to random in points with its 95 % Student-t interval over paired "
+            f"seeds{reference}; an interval is of one "
+            "comparison, the signs are of all in a column."
         )
     if group.labels == "native":
         parts.append("Methods train on labels of their own: a difference may be that of the labels.")
     return " ".join(parts)
 
 
-def _device_remarks(cells: Sequence[CellResult]) -> list[str]:
+def device_words(cells: Iterable[CellResult]) -> str:
+    """The devices of what is shown."""
     devices = sorted({row.device for cell in cells for row in cell.done if row.device})
-    if len(devices) > 1:
-        return [f"Seconds and memory come from different devices ({', '.join(devices)}) and are not comparable across them."]
-    return [f"Device: {devices[0]}."] if devices else []
+    return f"Device: {', '.join(devices)}." if devices else ""
 
 
 def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> TableCell:
     notes = []
-    if method in view.words:
+    if method in view.words and method not in view.names:
         notes.append(f"{view.words[method]}: {method}")
     label_bytes = max((value for cell in cells for value in cell.values("label_bytes")), default=0.0)
     if group.labels == "native" and label_bytes:
@@ -84,33 +137,43 @@ def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -
     return TableCell(view.say(method), notes=tuple(notes))
 
 
-def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], bold: bool) -> TableCell:
+def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], verdict: Verdict, n: int) -> TableCell:
     if cell is None:
         return TableCell(DASH, notes=("not run",), data={"status": "absent"})
-    notes = missing_notes(cell)
+    shown = accuracy_cell(cell, view, verdict, n)
     if cell.mean is None:
-        statuses = "+".join(sorted({row.status for row in cell.missing}))
-        return TableCell(DASH, notes=notes, data={"status": statuses}, records=cell.keys)
+        return shown
     gain, gain_data = _gain(cell, cells)
     relative = named("relative_accuracy").format(cell.aggregate("relative_accuracy"))
-    share = f"{relative} % of full" if relative else ""
+    line = " · ".join(part for part in (gain, f"{relative} % of full" if relative else "") if part)
+    return replace(shown, details=(line,) if line else (), data={**shown.data, **gain_data})
+
+
+def accuracy_cell(cell: CellResult, view: View, verdict: Verdict, n: int) -> TableCell:
+    """Mean and spread with the signs of its column; a dash with the reasons where nothing finished. n: seeds that need no mention."""
+    if cell.mean is None:
+        statuses = "+".join(sorted({row.status for row in cell.missing}))
+        return TableCell(DASH, notes=missing_notes(cell), data={"status": statuses}, records=cell.keys)
+    bold, tied, above = cell.method == verdict.best, cell.method in verdict.tied, cell.method in verdict.above
+    told = {"bold": int(bold), "tied": int(tied), "above_random": int(above), "least_difference": verdict.least}
     return TableCell(
-        text=accuracy_text(cell),
+        text=accuracy_text(cell, view.digits, n),
         bold=bold,
-        details=tuple(line for line in (" · ".join(part for part in (gain, share) if part), _cost_line(cell)) if line),
-        notes=(*notes, *code_notes(cell, view)),
-        data={"status": "done", **_numbers(cell), **gain_data, "bold": int(bold)},
+        signs=(BEATS_RANDOM if above else "") + (TIED if tied else ""),
+        notes=(*missing_notes(cell), *code_notes(cell, view)),
+        data={"status": "done", **_numbers(cell), **told},
         records=cell.keys,
     )
 
 
-def _full_cell(full: CellResult, view: View, span: int) -> TableCell:
+def full_cell(full: CellResult, view: View, span: int) -> TableCell:
+    """The reference over all budgets of its group."""
     if full.mean is None:
         statuses = "+".join(sorted({row.status for row in full.missing}))
         return TableCell(DASH, notes=missing_notes(full), data={"status": statuses}, records=full.keys, span=span)
     train = named("train_seconds").format(full.aggregate("train_seconds"))
     return TableCell(
-        accuracy_text(full),
+        accuracy_text(full, view.digits),
         details=(" · ".join(["100 % of frames", *([f"{train} of training"] if train else [])]),),
         notes=(*missing_notes(full), *code_notes(full, view)),
         data={"status": "done", **_numbers(full)},
@@ -119,12 +182,12 @@ def _full_cell(full: CellResult, view: View, span: int) -> TableCell:
     )
 
 
-def accuracy_text(cell: CellResult) -> str:
-    """ "62.3 ± 1.2 (5)"; without the spread for one seed; a dash where nothing finished."""
+def accuracy_text(cell: CellResult, digits: int = 1, n: int = 0) -> str:
+    """ "62.3 ± 1.2", and the number of seeds where it is not the n that the caption names; a dash where nothing finished."""
     if cell.mean is None:
         return DASH
-    spread = f" ± {percent(cell.std)}" if cell.std is not None else ""
-    return f"{percent(cell.mean)}{spread} ({cell.n})"
+    spread = f" ± {percent(cell.std, digits)}" if cell.std is not None else ""
+    return f"{percent(cell.mean, digits)}{spread}{'' if cell.n == n else f' ({cell.n})'}"
 
 
 def missing_notes(cell: CellResult) -> tuple[str, ...]:
@@ -166,22 +229,6 @@ def _gain(cell: CellResult, cells: Sequence[CellResult]) -> tuple[str, dict[str,
         "gain_pairs": len(differences),
     }
     return f"{points(mean)} [{points(interval[0])}, {points(interval[1])}]" if interval else points(mean), data
-
-
-def _cost_line(cell: CellResult) -> str:
-    frames, gpu, cpu, took = (
-        named(name).format(cell.aggregate(name)) for name in ("frame_fraction", "peak_gpu_mib", "peak_cpu_mib", "distill_seconds")
-    )
-    memory = f"{gpu} GPU" if gpu else f"{cpu} CPU" if cpu else ""
-    return " · ".join(part for part in (f"{frames} % frames" if frames else "", _more_videos(cell), memory, took) if part)
-
-
-def _more_videos(cell: CellResult) -> str:
-    """How many videos a network was trained on, where a set makes more of its budget than its clips."""
-    trained_on, classes = cell.aggregate("videos_trained_on"), max((len(row.classes) for row in cell.done), default=0)
-    if cell.ipc is None or trained_on is None or trained_on <= cell.ipc * classes or not classes:
-        return ""
-    return f"{named('videos_trained_on').format(trained_on)} videos"
 
 
 def _numbers(cell: CellResult) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,76 +15,46 @@ from harness.record import Record
 from harness.report.cells import FULL, MISSING, method_order
 from harness.report.document import Report, Section
 from harness.report.figures import Picture
-from harness.report.tables import escape, to_html
+from harness.report.page_style import SCRIPT, STYLE
+from harness.report.tables import Table, escape, to_html
 from harness.words import amount, plural
 
 EMBED_FILE, EMBED_TOTAL = 3 * 2**20, 24 * 2**20
 """Largest preview, and sum of all previews, that are embedded; beyond it the page links to the file beside the records."""
-_CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; color: #1c2024; margin: 0 auto;
-  max-width: 1120px; padding: 1.5rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; border-top: 1px solid #d5dae0; padding-top: 1.25rem; }
-nav a { margin-right: 1rem; }
-a { color: #0b5cad; }
-.muted, p.caption, figure.table p, .detail, ul.notes { color: #566070; }
-figure { margin: 1.25rem 0; }
-figure.table p, p.caption, ul.notes { font-size: .82rem; margin: .5rem 0 0; max-width: 95ch; }
-figcaption { font-weight: 600; margin-bottom: .4rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem;
-  border-top: 1.5px solid #1c2024; border-bottom: 1.5px solid #1c2024; }
-th, td { padding: .35rem .8rem; text-align: right; vertical-align: top; }
-td { white-space: nowrap; }
-td[colspan] { text-align: center; }
-td.long { white-space: normal; text-align: left; min-width: 14rem; overflow-wrap: anywhere; }
-th:first-child { text-align: left; font-weight: 600; }
-thead th { border-bottom: 1px solid #1c2024; }
-tr.rule > * { border-top: 1px solid #9aa4b0; }
-tbody tr:hover { background: #f4f7fa; }
-.detail { font-size: .78rem; line-height: 1.35; }
-sup { font-size: .7em; line-height: 0; }
-ul.notes { list-style: none; padding: 0; }
-details { margin: .75rem 0; }
-details figure.table > figcaption { display: none; }
-summary { cursor: pointer; font-weight: 600; }
-.warn { background: #fff6e0; border-left: 4px solid #d98e04; padding: .6rem 1rem; margin: 1rem 0; font-size: .9rem; }
-.warn ul { margin: .25rem 0; padding-left: 1.2rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
-.figures figure { margin: .5rem 0; }
-.previews { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1.25rem; }
-.previews figure { margin: 0; }
-.previews img { image-rendering: pixelated; border: 1px solid #d5dae0; }
-img { max-width: 100%; height: auto; }
-code { font-size: .85em; background: #f1f3f5; padding: .1em .3em; border-radius: 3px; overflow-wrap: anywhere; }
-@media print { nav { display: none; } body { max-width: none; } }
-"""
+LINKED = {"csv": "numbers", "tex": "LaTeX", "md": "Markdown", "pdf": "PDF", "png": "PNG"}
 
 
-def render_page(report: Report, out_dir: Path) -> str:
-    """The page. out_dir: where it will lie, for links to files that are too large to embed."""
+def render_page(report: Report, out_dir: Path, formats: Sequence[str] = ()) -> str:
+    """The page. out_dir: where it will lie, for links to files that are too large to embed. formats: of the files that lie beside it."""
     rows = report.results.rows
     done = sum(row.status == "done" for row in rows)
     ended = max((row.ended_at for row in rows if row.ended_at), default="never")
     summary = f"{plural(done, 'cell')} done of {len(rows)}, last ended {ended[:16]}"
-    anchors = [f"s{i}" for i in range(len(report.sections))]
-    links = [(f"#{anchor}", section.title) for anchor, section in zip(anchors, report.sections, strict=True)]
-    links += [("#previews", "distilled videos"), *([("#failures", "not done")] if report.failures else []), ("#provenance", "provenance")]
-    body = [
-        f'<h1>Video dataset distillation: results</h1><p class="muted">{escape(summary)}</p>',
-        "<nav>" + "".join(f'<a href="{href}">{escape(text)}</a>' for href, text in links) + "</nav>",
-        _warnings(report.warnings),
-        *(part for anchor, section in zip(anchors, report.sections, strict=True) for part in _section(anchor, section)),
-        _previews(report, out_dir),
-    ]
+    files = _Files(formats)
+    parts: list[tuple[str, str, str]] = []
+    if report.overview:
+        parts.append(("overview", "Several datasets", "".join(to_html(table, files.of_table(table)) for table in report.overview)))
+    parts += [(f"s{i}", section.title, _section(section, files)) for i, section in enumerate(report.sections)]
+    if report.previews:
+        parts.append(("previews", "Distilled videos", _previews(report, out_dir)))
     if report.failures is not None:
-        body.append(f'<h2 id="failures">Not done</h2>{to_html(report.failures)}')
+        parts.append(("failures", "Not done", to_html(report.failures, files.of_table(report.failures))))
     if report.published:
-        body += ["<h2>Published numbers</h2>", *map(to_html, report.published)]
-    body.append(_provenance(report))
+        parts.append(("published", "Published numbers", "".join(to_html(table, files.of_table(table)) for table in report.published)))
+    parts.append(("provenance", "Provenance", _provenance(report)))
+    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in parts)
+    options = "".join(f'<option value="{anchor}">{escape(title)}</option>' for anchor, title, _ in parts)
+    body = [
+        f'<h1>Video dataset distillation: results</h1><p class="muted">{escape(summary)}{files.of_report()}</p>',
+        f"<nav>{links}</nav>",
+        '<div class="tools"><input id="filter" type="search" placeholder="methods, such as gvd random" aria-label="filter rows">'
+        f'<select id="choose" aria-label="section"><option value="">everything</option>{options}</select></div>',
+        _warnings(report.warnings),
+        *(f'<section id="{anchor}"><h2>{escape(title)}</h2>{content}</section>' for anchor, title, content in parts),
+        f"<script>{SCRIPT}</script>",
+    ]
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f"{meta}<title>Video dataset distillation: results</title><style>{_CSS}</style>"
+    head = f"{meta}<title>Video dataset distillation: results</title><style>{STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
@@ -93,18 +63,46 @@ def _warnings(warnings: Iterable[str]) -> str:
     return f'<div class="warn"><b>Before reading</b><ul>{items}</ul></div>' if items else ""
 
 
-def _section(anchor: str, section: Section) -> list[str]:
-    parts = [f'<h2 id="{anchor}">{escape(section.title)}</h2>', *map(to_html, section.main)]
-    parts += ['<div class="figures">', *map(_figure, section.figures), "</div>"]
-    parts += [f"<details><summary>{escape(table.title)}</summary>{to_html(table)}</details>" for table in section.tables]
-    return parts + [f'<p class="muted">{escape(remark)}</p>' for remark in section.remarks]
+class _Files:
+    """Links to the files that lie beside the page, where they are written."""
+
+    def __init__(self, formats: Sequence[str]) -> None:
+        self.formats = formats
+
+    def of_table(self, table: Table) -> str:
+        return self._links([(suffix, f"tables/{table.name}.{suffix}") for suffix in ("csv", "tex", "md")])
+
+    def of_picture(self, picture: Picture) -> str:
+        return self._links([(suffix, f"figures/{picture.name}.{suffix}") for suffix in ("pdf", "png")])
+
+    def of_report(self) -> str:
+        found = [("csv", "cells.csv"), ("md", "report.md")] + ([("tex", "paper.tex")] if "pdf" in self.formats else [])
+        return self._links(found)
+
+    def _links(self, paths: Sequence[tuple[str, str]]) -> str:
+        shown = [
+            f'<a href="{escape(path)}" title="{LINKED[suffix]}">.{suffix}</a>' for suffix, path in paths if suffix in self.formats
+        ]
+        return f'<span class="files">{" ".join(shown)}</span>' if shown else ""
 
 
-def _figure(picture: Picture) -> str:
-    source, width = _data_uri(picture.png, "png"), round(96 * picture.figure.get_figwidth() * 1.25)
+def _section(section: Section, files: _Files) -> str:
+    parts = [to_html(table, files.of_table(table)) for table in section.main]
+    parts += ['<div class="figures">', *(_figure(picture, files) for picture in section.figures), "</div>"]
+    parts += [
+        f"<details><summary>{escape(table.title)}</summary>{to_html(table, files.of_table(table))}</details>"
+        for table in section.tables
+    ]
+    parts += [f'<p class="muted">{escape(remark)}</p>' for remark in section.remarks]
+    return "\n".join(parts)
+
+
+def _figure(picture: Picture, files: _Files) -> str:
+    source, width = _data_uri(picture.png, "png"), round(96 * picture.figure.get_figwidth() * 1.4)
     image = f'<img src="{source}" width="{width}" alt="{escape(picture.title)}">'
-    caption = f'<p class="caption" style="max-width:{max(width, 420)}px">{escape(picture.caption)}</p>'
-    return f"<figure><figcaption>{escape(picture.title)}</figcaption>{image}{caption}</figure>"
+    caption = f'<p class="caption" style="max-width:{width}px">{escape(picture.caption)}</p>'
+    title = f'<figcaption style="max-width:{width}px">{escape(picture.title)}{files.of_picture(picture)}</figcaption>'
+    return f"<figure>{title}{image}{caption}</figure>"
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,9 @@ def _previews(report: Report, out_dir: Path) -> str:
         folded = "".join(f"<details><summary>{said}</summary>{image}</details>" for said, image in images[1:])
         parts.append(f"<figure><figcaption>{title}</figcaption>{images[0][1]}{folded}</figure>")
     if not parts:
-        return '<h2 id="previews">Distilled videos</h2><p class="muted">No previews beside the records.</p>'
-    note = "The first clips of each class of the largest set of every method, first seed."
-    return f'<h2 id="previews">Distilled videos</h2><p class="muted">{note}</p><div class="previews">{"".join(parts)}</div>'
+        return '<p class="muted">No previews beside the records.</p>'
+    note = "Clips of every class (of 120 at most) of the largest set of every method, first seed."
+    return f'<p class="muted">{note}</p><div class="previews">{"".join(parts)}</div>'
 
 
 def _preview_image(report: Report, record: Record, name: str, embed: bool, out_dir: Path) -> str:
@@ -182,7 +180,7 @@ def _provenance(report: Report) -> str:
         if values:
             facts.append(f"<li>{title}: {escape(', '.join(values))}</li>")
     return (
-        f'<h2 id="provenance">Provenance</h2><ul>{"".join(facts)}</ul><p>Commands:</p><ul>{"".join(items)}</ul>'
+        f"<ul>{''.join(facts)}</ul><p>Commands:</p><ul>{''.join(items)}</ul>"
         f'<p class="muted">{plural(len(report.results.records), "record")} in <code>{escape(report.results.store.shown)}</code>. '
         f"Reference row: {FULL}. The tooltip of every cell names the records behind it.</p>"
     )

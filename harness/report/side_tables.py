@@ -5,6 +5,7 @@ Which metrics stand in which table follows from where they are recorded (harness
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,39 +14,56 @@ from harness import metrics, rows, words
 from harness.metrics import Metric
 from harness.names import natural_key
 from harness.report.cells import FULL, MISSING, CellResult, View, find, ipcs, merge_evaluators, methods
+from harness.report.main_table import device_words
 from harness.report.tables import DASH, Table, TableCell, TableRow
 
 NO_BREAK = "\u00a0"
 Notes = Callable[[Metric, CellResult], tuple[str, ...]]
 
 
-def cost_table(view: View) -> list[Table]:
-    """What a set stores and what it took to make it, a row for each set whichever evaluators it served."""
-    shown = [m for m in metrics.METRICS if m.place in ("set", "assets") or m.unit == "bytes"]
+def cost_tables(view: View) -> list[Table]:
+    """What it took to make a set, then what a set stores; a row for each set whichever evaluators it served."""
 
     def notes(metric: Metric, cell: CellResult) -> tuple[str, ...]:
         return _made_elsewhere(cell) if metric.place == "assets" else ()
 
-    return _metric_table(
+    where = f"{view.say(view.first.dataset)} ({view.first.shape}), {view.first.labels} labels"
+    made = [m for m in metrics.METRICS if (m.place in ("set", "assets") and m.unit in ("MiB", "s")) or m.name == "train_steps"]
+    stored = [m for m in metrics.METRICS if (m.place == "set" or m.unit == "bytes") and m not in made]
+    efficiency = _metric_table(
         f"cost-{view.first.stem}",
-        f"Cost: {view.first.dataset} ({view.first.shape}), {view.first.labels} labels",
-        shown,
+        f"Cost: {where}",
+        made,
         _sets(view),
-        "Whole costs: peaks are the largest over seeds, seconds the mean, wall time beside the CPU time of all threads. Assets (teachers, "
-        "backbones, codecs) are made once for all cells that use them: all of their cost stands here, not a share of it. A dash is "
-        "unmeasured, not 0; what nothing measured has no column.",
+        "Peaks are the largest over seeds, seconds the mean, wall time beside the CPU time of all threads. Assets "
+        "(teachers, backbones, codecs) "
+        "are made once for all cells that use them: all of their cost stands here, not a share of it. A dash is unmeasured, not 0; what "
+        f"nothing measured has no column. {device_words(view.cells)}",
+        view.columns,
         notes,
+        brief=f"Peaks are the largest over seeds, seconds the mean; assets are shared and stand whole. {device_words(view.cells)}",
     )
+    storage = _metric_table(
+        f"storage-{view.first.stem}",
+        f"Stored: {where}",
+        stored,
+        _sets(view),
+        "What a set is charged for, mean over seeds.",
+        view.columns,
+        brief="What a set is charged for, mean over seeds.",
+    )
+    return [*efficiency, *storage]
 
 
 def quality_table(view: View) -> list[Table]:
     """Every set in a teacher's features, whatever method made it."""
     return _metric_table(
         f"quality-{view.first.stem}",
-        f"Quality of the sets: {view.first.dataset} ({view.first.shape})",
+        f"Quality of the sets: {view.say(view.first.dataset)} ({view.first.shape})",
         [m for m in metrics.METRICS if m.place == "quality"],
         _sets(view),
         "Mean over seeds, measured outside the timed phases by a teacher that was trained on the whole training split.",
+        view.columns,
     )
 
 
@@ -56,29 +74,40 @@ def recorded_tables(view: View) -> list[Table]:
         for group, cells in view.groups.items()
         for table in _metric_table(
             f"recorded-{group.name}",
-            f"Recorded by methods and networks: {group.title}",
+            f"Recorded by methods and networks: {view.name(group)}",
             list({metric.name: metric for cell in cells for metric in cell.declared}.values()),
             [(_label(view, cell), cell) for cell in cells if cell.declared],
             "As the plugins recorded it and describe it, the seeds put together as they say.",
+            view.columns,
         )
     ]
 
 
 def controls_tables(view: View) -> list[Table]:
-    """Do the distilled videos teach motion? The same networks, tested on clips without it; and what their training took."""
-    shown = [m for m in metrics.METRICS if m.place == "cell" and m.unit != "bytes"]
-    return [
-        table
-        for group, cells in view.groups.items()
-        for table in _metric_table(
+    """Do the distilled videos teach motion? The same networks, tested on clips without it; and in a table of its own what training took."""
+    of_cell = [m for m in metrics.METRICS if m.place == "cell" and m.unit != "bytes"]
+    training = [m for m in of_cell if m.unit in ("MiB", "s", "count")]
+    found = []
+    for group, cells in view.groups.items():
+        labelled = [(_label(view, cell), cell) for cell in cells]
+        found += _metric_table(
             f"controls-{group.name}",
-            f"Controls: {group.title}",
-            shown,
-            [(_label(view, cell), cell) for cell in cells],
-            "Mean over seeds; of memory the largest. A network that keeps its accuracy on single, shuffled or reversed frames was not "
-            "taught motion.",
+            f"Controls: {view.name(group)}",
+            [m for m in of_cell if m not in training],
+            labelled,
+            "Mean over seeds. A network that keeps its accuracy on single, shuffled or reversed frames was not taught motion.",
+            view.columns,
+            digits=view.digits,
         )
-    ]
+        found += _metric_table(
+            f"training-{group.name}",
+            f"Training: {view.name(group)}",
+            training,
+            labelled,
+            f"Mean over seeds; of memory the largest. {device_words(cells)}",
+            view.columns,
+        )
+    return found
 
 
 def per_class_tables(view: View) -> list[Table]:
@@ -91,19 +120,20 @@ def per_class_tables(view: View) -> list[Table]:
         means = [(cell, values) for cell in (*shown, *([full] if shown and full else [])) if (values := _class_means(cell))]
         if not means:
             continue
+        write = functools.partial(words.percent, digits=view.digits)
         names = next((row.classes for cell, _ in means for row in cell.done if row.classes), ())
         count = max(len(values) for _, values in means)
         lines = tuple(
             TableRow(
                 TableCell(names[i] if i < len(names) else str(i)),
-                tuple(_measured(v[i] if i < len(v) else None, words.percent, cell.keys) for cell, v in means),
+                tuple(_measured(v[i] if i < len(v) else None, write, cell.keys) for cell, v in means),
             )
             for i in range(count)
         )
         found.append(
             Table(
                 name=f"classes-{group.name}",
-                title=f"By class at IPC {budgets[-1]}: {group.title}",
+                title=f"By class at IPC {budgets[-1]}: {view.name(group)}",
                 corner="class",
                 columns=tuple(view.say(cell.method) for cell, _ in means),
                 rows=lines,
@@ -164,17 +194,29 @@ def _label(view: View, cell: CellResult) -> str:
 
 
 def _metric_table(
-    name: str, title: str, shown: Sequence[Metric], cells: Sequence[tuple[str, CellResult]], caption: str, notes: Notes | None = None
+    name: str,
+    title: str,
+    shown: Sequence[Metric],
+    cells: Sequence[tuple[str, CellResult]],
+    caption: str,
+    columns: Sequence[str] = (),
+    notes: Notes | None = None,
+    *,
+    brief: str = "",
+    digits: int = 1,
 ) -> list[Table]:
-    """Metrics of finished cells, a column each, explained in the caption; without those that nothing measured. cells: with their labels."""
+    """Metrics of finished cells, a column each, explained in the caption; without those that nothing measured. cells: with their labels.
+    columns: names of the metrics that are wanted, in their order; empty: all. digits: decimals of accuracies."""
     cells = [(label, cell) for label, cell in cells if cell.done]
+    if columns:
+        shown = sorted((metric for metric in shown if metric.name in columns), key=lambda metric: columns.index(metric.name))
     shown = [metric for metric in shown if any(cell.values(metric.name) for _, cell in cells)]
     if not shown:
         return []
     lines = tuple(
         TableRow(
             TableCell(label),
-            tuple(_measured(cell.aggregate(m.name), m.format, cell.keys, notes(m, cell) if notes is not None else ()) for m in shown),
+            tuple(_metric_cell(m, cell, digits, notes(m, cell) if notes is not None else ()) for m in shown),
             reference=cell.method == FULL,
         )
         for label, cell in cells
@@ -189,8 +231,14 @@ def _metric_table(
             lines,
             " ".join([caption, *said]),
             names=tuple(metric.name for metric in shown),
+            brief=brief,
         )
     ]
+
+
+def _metric_cell(metric: Metric, cell: CellResult, digits: int, notes: tuple[str, ...]) -> TableCell:
+    precision = digits if metric.name.startswith("accuracy") else None
+    return _measured(cell.aggregate(metric.name), lambda value: metric.format(value, precision), cell.keys, notes)
 
 
 def _made_elsewhere(cell: CellResult) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Table: rows and cells that remember which records they aggregate; one object, rendered to Markdown, LaTeX, CSV and HTML."""
+"""Table: rows and cells that remember which records they aggregate; one object, rendered to Markdown, CSV and HTML (LaTeX: latex.py)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from harness.text import csv_text, one_line, printable
 
 DASH = "—"
+BEATS_RANDOM, TIED = "*", "≈"
+"""Signs behind a number: told to be better than random; cannot be told from the best."""
 LONG = 40
 """Characters from which on a cell is a sentence: it may break into lines."""
 
@@ -20,7 +22,7 @@ LONG = 40
 class TableCell:
     """One cell.
 
-    text: what is shown. bold: best, or not separable from the best. details: smaller lines under it. notes: footnotes.
+    text: what is shown. bold: as the caption says. signs: of BEATS_RANDOM and TIED. details: smaller lines under it. notes: footnotes.
     data: the unrounded numbers behind the text, for the CSV. records: keys of the records that it aggregates. span: columns it covers.
     """
 
@@ -31,6 +33,7 @@ class TableCell:
     data: Mapping[str, object] = field(default_factory=dict)
     records: tuple[str, ...] = ()
     span: int = 1
+    signs: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Table:
     """One table.
 
     name: file stem. corner: header of the label column. columns: headers. across: what the columns are ("IPC"), for the CSV.
-    names: headers for the CSV, where they are not those for people.
+    names: headers for the CSV, where they are not those for people. heads: (text, columns) over the columns, where several belong together.
+    brief: what the caption says in a paper; empty: the caption. compact: a paper leaves out the details.
     """
 
     name: str
@@ -58,6 +62,15 @@ class Table:
     caption: str = ""
     across: str = "column"
     names: tuple[str, ...] = ()
+    heads: tuple[tuple[str, int], ...] = ()
+    brief: str = ""
+    compact: bool = False
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """Columns that say alone what they are: with the text over them."""
+        over = [text for text, count in self.heads for _ in range(count)]
+        return tuple(f"{head} {name}".strip() for head, name in zip(over, self.columns, strict=True)) if over else self.columns
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -72,6 +85,15 @@ class Table:
     def marks(self, cell: TableCell) -> str:
         """The footnote marks of a cell: "a", "a,b"."""
         return ",".join(mark(self.notes.index(note)) for note in cell.notes)
+
+
+def slug(text: str) -> str:
+    """Text as a file stem.
+
+    >>> slug("gvd[w_end=0], IPC 5")
+    'gvd-w_end-0-IPC-5'
+    """
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
 
 
 def mark(index: int) -> str:
@@ -92,7 +114,7 @@ def to_markdown(table: Table) -> str:
 
     def show(cell: TableCell) -> list[str]:
         text = md(cell.text)
-        text = f"**{text}**" if cell.bold and text else text
+        text = (f"**{text}**" if cell.bold and text else text) + md(cell.signs)
         if cell.notes:
             text += f"<sup>{table.marks(cell)}</sup>"
         lines = [text, *(f"<sub>{md(line)}</sub>" for line in cell.details)]
@@ -101,7 +123,7 @@ def to_markdown(table: Table) -> str:
     def line(parts: list[str]) -> str:
         return "| " + " | ".join(parts) + " |"
 
-    out = [f"### {md(table.title)}", "", line([md(table.corner), *map(md, table.columns)])]
+    out = [f"### {md(table.title)}", "", line([md(table.corner), *map(md, table.flat)])]
     out.append("|" + "|".join(["---", *["---:"] * len(table.columns)]) + "|")
     out += [line([*show(row.label), *(part for cell in row.cells for part in show(cell))]) for row in table.rows]
     if table.caption:
@@ -120,69 +142,6 @@ def md(text: str) -> str:
     return re.sub(r"([|*\\`]|<(?=[A-Za-z/!?])|(?<=\])[(\[]|(?<=!)\[)", r"\\\1", one_line(text))
 
 
-# ------------------------------------------------------------------------------------------------------------------- LaTeX
-
-_TEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "]": "{]}",
-    "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "—": "---", "–": "--", "·": r"$\cdot$", "Δ": r"$\Delta$", "≥": r"$\geq$",
-    "≤": r"$\leq$", "α": r"$\alpha$", "→": r"$\to$", "…": r"\ldots{}", "\u202f": r"\,", "\u00a0": "~",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-}  # fmt: skip
-
-
-def tex(text: str) -> str:
-    """Text with everything that LaTeX would read as a command made plain.
-
-    >>> tex("gvd[w_end=0] 50 % ± 1")
-    'gvd{[}w\\\\_end=0{]} 50 \\\\% $\\\\pm$ 1'
-    """
-    return "".join(_TEX.get(char, char) for char in one_line(text))
-
-
-def to_latex(table: Table) -> str:
-    """The table as a LaTeX ``table`` float; needs \\usepackage{booktabs}. Details become a smaller line under their row."""
-
-    def show(cell: TableCell, text: str, size: str = "") -> str:
-        body = tex(text)
-        if size and text:
-            body = f"{{{size}{body}}}"
-        elif not size:
-            body = rf"\textbf{{{body}}}" if cell.bold and text else body
-            body += rf"\textsuperscript{{{table.marks(cell)}}}" if cell.notes else ""
-        return rf"\multicolumn{{{cell.span}}}{{c}}{{{body}}}" if cell.span > 1 else body
-
-    body: list[str] = []
-    for i, row in enumerate(table.rows):
-        if i and row.reference != table.rows[i - 1].reference:
-            body.append(r"\midrule")
-        cells = (row.label, *row.cells)
-        body.append(" & ".join(show(cell, cell.text) for cell in cells) + r" \\")
-        for depth in range(max(len(cell.details) for cell in cells)):
-            lines = (show(cell, cell.details[depth] if depth < len(cell.details) else "", r"\scriptsize ") for cell in cells)
-            body.append(" & ".join(lines).strip() + r" \\")
-    notes = [rf"\textsuperscript{{{mark(i)}}}~{tex(note)}" for i, note in enumerate(table.notes)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}[t]",
-            r"\centering\small",
-            rf"\caption{{{tex(table.title)}. {tex(table.caption)}}}".replace(". }", ".}"),
-            rf"\label{{tab:{table.name}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-            r"\toprule",
-            " & ".join([tex(table.corner), *map(tex, table.columns)]) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([r"\par\smallskip\footnotesize " + "; ".join(notes)] if notes else []),
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
 # --------------------------------------------------------------------------------------------------------------------- CSV
 
 
@@ -192,7 +151,7 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if set(names) <= {"value"}:
-        writer.writerow(list(map(csv_text, (table.corner, *(table.names or table.columns)))))
+        writer.writerow(list(map(csv_text, (table.corner, *(table.names or table.flat)))))
         for row in table.rows:
             values = [[_plain(cell.data.get("value", cell.text)), *[""] * (cell.span - 1)] for cell in row.cells]
             writer.writerow([csv_text(row.label.text), *(csv_text(text) for texts in values for text in texts)])
@@ -201,7 +160,7 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         column = 0
         for cell in row.cells:
-            across = table.columns[column] if cell.span == 1 else ""
+            across = table.flat[column] if cell.span == 1 else ""
             numbers = [_plain(cell.data.get(name)) for name in names]
             notes, records = "; ".join((*row.label.notes, *cell.notes)), " ".join(key[:12] for key in cell.records)
             writer.writerow(list(map(csv_text, (row.label.text, across, *numbers, notes, records))))
@@ -221,12 +180,12 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def to_html(table: Table) -> str:
-    """The table as an HTML fragment; the tooltip of a cell names the records behind it."""
+def to_html(table: Table, links: str = "") -> str:
+    """The table as an HTML fragment; the tooltip of a cell names the records behind it. links: HTML that follows the title."""
 
     def show(cell: TableCell, tag: str) -> str:
         text = escape(cell.text)
-        text = f"<b>{text}</b>" if cell.bold and text else text
+        text = (f"<b>{text}</b>" if cell.bold and text else text) + escape(cell.signs)
         if cell.notes:
             text += f"<sup>{table.marks(cell)}</sup>"
         text += "".join(f'<div class="detail">{escape(line)}</div>' for line in cell.details)
@@ -234,14 +193,19 @@ def to_html(table: Table) -> str:
         keys = ", ".join(key[:12] for key in cell.records[:6]) + (", ..." if len(cell.records) > 6 else "")
         title = f' title="{len(cell.records)} records: {escape(keys)}"' if keys else ""
         wide = ' class="long"' if len(cell.text) > LONG else ""
-        return f"<{tag}{span}{wide}{title}>{text}</{tag}>"
+        number = cell.data.get("accuracy", cell.data.get("value"))
+        value = f' data-value="{number:.6g}"' if isinstance(number, (int, float)) else ""
+        return f"<{tag}{span}{wide}{title}{value}>{text}</{tag}>"
 
+    over = "".join(f'<th colspan="{count}">{escape(text)}</th>' for text, count in table.heads)
     head = "".join(f"<th>{escape(name)}</th>" for name in (table.corner, *table.columns))
-    out = [f'<figure class="table" id="{escape(table.name)}"><figcaption>{escape(table.title)}</figcaption>']
-    out.append(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>')
+    out = [f'<figure class="table" id="{escape(table.name)}"><figcaption>{escape(table.title)}{links}</figcaption>']
+    top = f'<tr class="over"><th></th>{over}</tr>' if over else ""
+    out.append(f'<div class="scroll"><table><thead>{top}<tr>{head}</tr></thead><tbody>')
     for i, row in enumerate(table.rows):
         rule = ' class="rule"' if i and row.reference != table.rows[i - 1].reference else ""
-        out.append(f"<tr{rule}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
+        fixed = " data-reference" if row.reference else ""
+        out.append(f"<tr{rule}{fixed}>{show(row.label, 'th')}{''.join(show(cell, 'td') for cell in row.cells)}</tr>")
     out.append("</tbody></table></div>")
     if table.caption:
         out.append(f"<p>{escape(table.caption)}</p>")
@@ -250,7 +214,3 @@ def to_html(table: Table) -> str:
         out.append(f'<ul class="notes">{"".join(notes)}</ul>')
     out.append("</figure>")
     return "\n".join(out)
-
-
-RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
-"""File suffix -> renderer, for the tables that are written as files of their own."""

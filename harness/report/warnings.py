@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.names import natural_key
-from harness.report.cells import FULL, RANDOM, CellResult, Group, find, ipcs, methods
+from harness.report.cells import FULL, RANDOM, CellResult, Group, View, find, ipcs, methods
 from harness.report.load import Results
 from harness.words import percent, plural
 
@@ -46,15 +46,42 @@ def store_warnings(results: Results, stale: Mapping[str, Sequence[str]] | None =
     return found
 
 
+def view_warnings(view: View) -> list[str]:
+    """Warnings about the tables of a section; what holds for several evaluators is said once."""
+    where: dict[str, list[str]] = {}
+    for group, cells in view.groups.items():
+        for text in group_warnings(group, cells):
+            where.setdefault(text, []).append(view.say(group.evaluator))
+    return [f"{view.title}{'' if len(names) == len(view.groups) > 1 else ', ' + ', '.join(names)}: {text}" for text, names in where.items()]
+
+
+def shared_assets(view: View) -> str:
+    """The sentence on what several seeds share, so that no interval holds its spread; empty where there is nothing."""
+    seeds: dict[str, set[int]] = {}
+    for cell in view.cells:
+        for row in cell.done if cell.ipc is not None else ():
+            made = view.records.get(row.distill_key or "")
+            inputs = set(made.inputs.values()) if made is not None else set()
+            cell_record = view.records.get(row.key)
+            inputs |= set(cell_record.inputs.values()) if cell_record is not None else set()
+            for key in inputs:
+                seeds.setdefault(key, set()).add(row.seed)
+    shared = {key for key, used in seeds.items() if len(used) > 1 and key in view.records and view.records[key].kind == "asset"}
+    if not shared:
+        return ""
+    names = sorted({view.records[key].name for key in shared}, key=natural_key)
+    return f"Made once and shared by all seeds, so that no ± and no interval holds its spread: {', '.join(names)}."
+
+
 def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
-    """Warnings about one table."""
+    """Warnings about one table, without its name."""
     found = []
     budgets, names = ipcs(cells), methods(cells)
     others = [name for name in names if name != RANDOM]
     if budgets and others:
         absent = [str(ipc) for ipc in budgets if not _has_mean(find(cells, RANDOM, ipc))]
         if absent:
-            found.append(f"{group.title}: no result of random at IPC {', '.join(absent)}, so nothing says what a method adds there.")
+            found.append(f"no result of random at IPC {', '.join(absent)}, so nothing says what a method adds there.")
     found += _full_warnings(group, find(cells, FULL, None))
     found += _seed_warnings(group, cells)
     found += _mixture_warnings(group, cells)
@@ -62,23 +89,23 @@ def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     if group.labels == "native" and len({_has_labels(cells, name) for name in names}) > 1:
         soft = ", ".join(name for name in names if _has_labels(cells, name))
         found.append(
-            f"{group.title}: {soft} trained on soft labels and the others on hard ones, so a difference may be that of the labels; "
+            f"{soft} trained on soft labels and the others on hard ones, so a difference may be that of the labels; "
             "compare under --labels hard or soft."
         )
     gaps = {m: [str(ipc) for ipc in budgets if not _has_mean(find(cells, m, ipc))] for m in names}
     listed = "; ".join(f"{m} at IPC {', '.join(absent)}" for m, absent in gaps.items() if absent)
     if listed:
-        found.append(f"{group.title}: the grid is incomplete ({listed}); pooled comparisons use only what both sides have.")
+        found.append(f"the grid is incomplete ({listed}); pooled comparisons use only what both sides have.")
     return found
 
 
 def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
     if full is None or full.mean is None:
-        return [f"{group.title}: no result of full, so relative accuracy is unknown."]
+        return ["no result of full, so relative accuracy is unknown."]
     classes = next((len(row.per_class_accuracy) for row in full.done if row.per_class_accuracy), 0)
     if classes and full.mean < 1.5 / classes:
         return [
-            f"{group.title}: full reaches {percent(full.mean)} % where chance is {percent(1 / classes)} %, so this recipe does not train "
+            f"full reaches {percent(full.mean)} % where chance is {percent(1 / classes)} %, so this recipe does not train "
             "this network and its accuracies say nothing of the sets."
         ]
     return []
@@ -87,10 +114,10 @@ def _full_warnings(group: Group, full: CellResult | None) -> list[str]:
 def _seed_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     alive = [cell for cell in cells if cell.ipc is not None and cell.n]
     if alive and all(cell.n == 1 for cell in alive):
-        return [f"{group.title}: one seed, so there is no spread and no test."]
+        return ["one seed, so there is no spread and no test."]
     if alive and len({cell.n for cell in alive}) > 1:
         low, high = min(cell.n for cell in alive), max(cell.n for cell in alive)
-        return [f"{group.title}: cells have {low} to {high} seeds; tests use the seeds that both sides share."]
+        return [f"cells have {low} to {high} seeds; tests use the seeds that both sides share."]
     return []
 
 
@@ -104,7 +131,7 @@ def _mixture_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
         ({row.recipe_digest for row in rows}, f"different recipes under the protocol name {group.protocol!r}"),
     ):
         if len(digests) > 1:
-            found.append(f"{group.title}: cells were made with {what} and are not comparable; run the older ones again.")
+            found.append(f"cells were made with {what} and are not comparable; run the older ones again.")
     rows = [row for cell in cells for row in cell.done]
     mixed = []
     for library in sorted({name for row in rows for name in row.libraries}):
@@ -112,10 +139,10 @@ def _mixture_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
         if len(versions) > 1:
             mixed.append(f"{library} ({', '.join(versions)})")
     if mixed:
-        found.append(f"{group.title}: cells were made with different versions of {', '.join(mixed)}.")
+        found.append(f"cells were made with different versions of {', '.join(mixed)}.")
     devices = sorted({row.device for row in rows if row.device})
     if len(devices) > 1:
-        found.append(f"{group.title}: cells ran on different devices ({', '.join(devices)}); seconds and memory do not compare.")
+        found.append(f"cells ran on different devices ({', '.join(devices)}); seconds and memory do not compare.")
     return found
 
 

@@ -48,7 +48,7 @@ def show(work: Work, name: str, clips: Tensor, labels: Tensor, classes: tuple[st
     rows = pick_rows(labels)
     shown, names = clips[rows], [classes[int(labels[r])] for r in rows]
     work.write_artifact(f"{name}.png", contact_sheet(shown, names))
-    work.write_artifact(f"{name}.gif", animation(shown))
+    work.write_artifact(f"{name}.gif", animation(shown, names))
 
 
 def stored_clips(stored: DistilledSet, clip_shape: tuple[int, int, int, int]) -> Tensor | None:

@@ -16,6 +16,7 @@ from harness.metrics import METRICS
 from harness.report import build_report
 from harness.report.build import make_report
 from harness.report.cells import View
+from harness.report.choice import Choice
 from harness.report.tables import Table, TableCell, TableRow
 from tests.report.records import CLASSES, Builder
 from tests.report.test_tables import Tags
@@ -41,18 +42,23 @@ def test_every_table_and_figure_is_written_in_every_format(built: Path) -> None:
     for stem in ("accuracy-moving-digits-8x32x32-quick-hard", "cost-moving-digits-8x32x32"):
         assert (built / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert (built / "figures" / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
-    assert len(figures) == 4
+    assert len(figures) == 6, "accuracy, cost and ranks"
+    assert (built / "paper.tex").read_text().count(r"\input{tables/") == len(tables) / 3
 
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_it(built: Path) -> None:
     text = (built / "index.html").read_text()
     parser = Tags()
     parser.handle_startendtag = lambda tag, attrs: None  # type: ignore[method-assign]
-    parser.handle_starttag = lambda tag, attrs: None if tag in ("meta", "img", "br") else Tags.handle_starttag(parser, tag, attrs)  # type: ignore[method-assign]
+    parser.handle_starttag = lambda tag, attrs: None if tag in ("meta", "img", "br", "input") else Tags.handle_starttag(parser, tag, attrs)  # type: ignore[method-assign]
     parser.feed(text)
     assert parser.open == []
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
-    assert sources and all(s.startswith(("data:image/", "#")) for s in sources)
+    beside = [s for s in sources if not s.startswith(("data:image/", "#"))]
+    assert beside and all((built / s).is_file() for s in beside), "links to the tables and figures as files"
+    assert {Path(s).suffix for s in beside} == {".csv", ".tex", ".md", ".pdf", ".png"}
+    anchors = {s[1:] for s in sources if s.startswith("#")}
+    assert anchors <= set(re.findall(r'<section id="([^"]*)"', text)) and "http" not in text
     assert len([s for s in sources if s.startswith("data:image/gif")]) == 4, "one moving preview for each method"
     assert "python -m harness run --methods random,dm,gvd" in text and "0123abc" in text
     assert "out of memory: 24.0 GiB asked for" in text
@@ -121,12 +127,12 @@ def test_a_report_of_one_dataset(tmp_path: Path) -> None:
     for name in ("digits", "hmdb51"):
         build = Builder(tmp_path, dataset=name)
         build.evaluate("random", 1, 0, build.distill("random", 1, 0))
-    report = make_report(tmp_path, datasets=["hmdb51"])
+    report = make_report(tmp_path, choice=Choice(datasets=("hmdb51",)))
     assert {row.dataset for row in report.results.rows} == {"hmdb51"}, "the counts and cells.csv are those of what is shown"
     assert [s.title for s in report.sections] == ["hmdb51 (8x32x32), protocol quick, hard labels"]
     assert [t.name for t in report.published] == ["published-hmdb51-convnet3d-top-1"]
     with pytest.raises(UsageError, match=r"no results of dataset 'hmdb'.*did you mean 'hmdb51'"):
-        make_report(tmp_path, datasets=["hmdb"])
+        make_report(tmp_path, choice=Choice(datasets=("hmdb",)))
 
 
 def test_bad_requests_are_one_sentence(tmp_path: Path, compared: Path) -> None:

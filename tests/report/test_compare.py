@@ -87,7 +87,7 @@ def test_a_single_pair_of_networks_gets_a_test_over_clips() -> None:
 
 
 def test_ranks_are_refused_below_six_complete_blocks() -> None:
-    few = View(grid({"random": 0.4, "dm": 0.42, "gvd": 0.5}))
+    few = View(grid({"random": 0.4, "dm": 0.42, "gvd": 0.5}, seeds=1, evaluators=("a", "b")))
     refused = rank_methods(few)
     assert isinstance(refused, str) and refused.endswith("in which every method has a result; there are 3.")
     assert rank_table(few) == [] and rank_picture(few, make_palette([])) is None
@@ -99,6 +99,10 @@ def test_ranks_over_complete_blocks() -> None:
     view = View(groups, {"gvd": "guided"})
     (table,), picture = rank_table(view), rank_picture(view, make_palette([]))
     assert [r.label.text for r in table.rows] == ["guided", "dm", "random"]
-    scores = np.array([[c.mean for c in cells if c.ipc == ipc] for cells in groups.values() for ipc in (1, 5, 10)], dtype=float)
+    per_network = [
+        [[c.accuracy[seed] for c in cells if c.ipc == ipc] for ipc in (1, 5, 10) for seed in range(3)] for cells in groups.values()
+    ]
+    scores = np.mean(per_network, axis=0)
+    assert scores.shape == (9, 3) and "9 complete blocks of (IPC, seed), accuracy averaged over 2 evaluators" in table.caption
     assert sorted(float(r.cells[0].data["value"]) for r in table.rows) == sorted(average_ranks(scores).tolist())  # type: ignore[arg-type]
     assert picture is not None and picture.png.startswith(b"\x89PNG")

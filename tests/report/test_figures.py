@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import seaborn as sns
 
 from harness.report.cells import View, gather, methods
-from harness.report.figures import COLUMN_INCHES, PAGE_INCHES, accuracy_figure, cost_figure, make_palette
+from harness.report.figures import COLOURS, COLUMN_INCHES, accuracy_figure, cost_figure, make_palette, rank_figure
 from tests.report.test_compare import grid
 from tests.report.test_main_table import BETTER, RANDOM, column, row
 
@@ -63,14 +65,14 @@ def test_cost_has_one_point_for_each_set_however_many_evaluators_it_served() -> 
     groups = grid(LEVELS, evaluators=("a", "b", "c"))
     picture = cost_figure(View(groups), make_palette(LABELS))
     assert picture is not None
-    assert [axes.get_ylabel() for axes in picture.figure.axes] == ["peak CPU memory (MiB)", "distillation (s)"]
+    assert [axes.get_ylabel() for axes in picture.figure.axes] == ["peak CPU (MiB)", "distillation (s)"]
     assert all(points.shape == (3, 2) for axes in picture.figure.axes for points in lines(axes).values())
 
 
 def test_gpu_memory_gets_a_panel_where_it_was_measured() -> None:
     groups = gather(column("random", 1, RANDOM, peak_gpu_mib=800.0) + column("gvd", 1, BETTER, peak_gpu_mib=900.0))
     picture = cost_figure(View(groups), make_palette(LABELS))
-    assert picture is not None and picture.figure.axes[0].get_ylabel() == "peak GPU memory (MiB)"
+    assert picture is not None and picture.figure.axes[0].get_ylabel() == "peak GPU (MiB)"
 
 
 def test_nothing_to_draw_is_no_figure() -> None:
@@ -79,16 +81,58 @@ def test_nothing_to_draw_is_no_figure() -> None:
     assert cost_figure(View(groups), make_palette(LABELS)) is None
 
 
-def test_sizes_fit_a_column_and_a_page() -> None:
-    for evaluators, width in ((("a",), COLUMN_INCHES), (("a", "b", "c", "d", "e"), PAGE_INCHES)):
-        picture = accuracy_figure(View(grid(LEVELS, evaluators=evaluators)), make_palette(LABELS))
-        assert picture is not None and picture.figure.get_figwidth() == width
+@pytest.mark.parametrize("evaluators", [("a",), ("a", "b", "c", "d", "e")], ids=len)
+def test_figures_are_one_column_wide(evaluators: tuple[str, ...]) -> None:
+    picture = accuracy_figure(View(grid(LEVELS, evaluators=evaluators)), make_palette(LABELS))
+    assert picture is not None and picture.figure.get_figwidth() == COLUMN_INCHES
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", picture.pdf)
+    assert box is not None and float(box[1]) == pytest.approx(72 * COLUMN_INCHES), (
+        "the file is as wide as the column, its fonts as large as said"
+    )
+
+
+def test_fonts_are_embedded_and_those_of_papers() -> None:
+    picture = accuracy_figure(View(grid(LEVELS)), make_palette(LABELS))
+    assert picture is not None
+    assert b"/FontFile2" in picture.pdf and b"STIXGeneral" in picture.pdf and b"/Type3" not in picture.pdf
+
+
+def test_a_line_at_100_percent_is_drawn_whole() -> None:
+    picture = accuracy_figure(View(gather([*column("random", 1, RANDOM), row("full", None, 0, 1.0)])), make_palette(LABELS))
+    assert picture is not None and picture.figure.axes[0].get_ylim()[1] > 101
+
+
+def test_the_memory_before_the_distillation_is_that_of_the_methods_own_process() -> None:
+    rows = column("random", 1, RANDOM, peak_cpu_mib=300.0, baseline_cpu_mib=290.0)
+    rows += column("gvd", 1, BETTER, peak_cpu_mib=900.0, baseline_cpu_mib=700.0)
+    picture = cost_figure(View(gather(rows)), make_palette(LABELS))
+    assert picture is not None
+    drawn = [np.asarray(line.get_ydata()) for line in picture.figure.axes[0].lines]
+    stems = {tuple(ys.tolist()) for ys in drawn if len(ys) == 2}
+    assert stems == {(290.0, 300.0), (700.0, 900.0)}
+
+
+def test_the_rank_diagram_has_its_bar_and_its_axis_named() -> None:
+    picture = rank_figure("r", "t", {"a": 1.2, "b": 1.9, "c": 2.9}, 0.8, "", {})
+    texts = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert "critical difference 0.80" in texts and "mean rank (1 is best)" in texts
+    (bar,) = [line for line in picture.figure.axes[0].lines if line.get_marker() == "|"]
+    assert np.diff(np.asarray(bar.get_xdata())) == pytest.approx(0.8)
 
 
 def test_twenty_methods_look_different() -> None:
     labels = ["random", *(f"m{i}" for i in range(20))]
     palette = make_palette(labels)
     assert len({repr(sorted(look.items(), key=lambda item: item[0])) for look in palette.values()}) == 21
+
+
+def test_a_colour_belongs_to_a_name_and_not_to_the_number_of_methods() -> None:
+    names = ["dm", "gvd", "herding", "k_center"]
+    every = make_palette([*names, "gvd[guidance=0]"])
+    assert [make_palette([name])[name]["color"] for name in ("gvd", "herding")] == [every[name]["color"] for name in ("gvd", "herding")]
+    assert every["gvd[guidance=0]"]["color"] == every["gvd"]["color"] and every["gvd[guidance=0]"] != every["gvd"]
+    assert len({every[name]["color"] for name in names}) == 4
+    assert set(COLOURS) <= {colour.lower() for colour in sns.color_palette("colorblind").as_hex()}
 
 
 def test_the_callers_settings_are_left_alone() -> None:

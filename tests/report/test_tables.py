@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from harness.report.tables import DASH, Table, TableCell, TableRow, to_csv, to_html, to_latex, to_markdown
+from harness.report.latex import to_latex
+from harness.report.tables import DASH, Table, TableCell, TableRow, to_csv, to_html, to_markdown
 
 TABLE = Table(
     name="t",
@@ -74,7 +75,7 @@ def test_markdown() -> None:
 
 def test_latex_is_balanced_and_escaped() -> None:
     text = to_latex(TABLE)
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert text.count(r"\begin{") == text.count(r"\end{") == 4
     depth = 0
     for brace in re.findall(r"(?<!\\)[{}]", text):
         depth += 1 if brace == "{" else -1
