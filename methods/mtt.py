@@ -19,7 +19,7 @@ Memory. The graph through N steps of n clips is what makes the method large: abo
 steps of 50 clips of 16x3x112x112 take 30 GB, and IPC 5 five times as much. Above ``KEPT_VALUES`` the derivatives of a step are therefore
 computed anew in the backward pass (torch.utils.checkpoint), for 40 to 50 % more time: then the graph of one step is alive on a GPU (128
 clips of 16x3x112x112: about 8 GB), on a CPU that of 3 such clips, and a vector of parameters for every step beside it. Measured on a CPU,
-3 clips and ConvNet3D: 420 and 633 MiB at 2 and 4 steps where the graph is kept, 472 and 500 where it is not.
+3 clips and ConvNet3D: 420 and 633 MiB at 2 and 4 steps where the graph is kept, 472 and 500 where it is not (552 for 4 steps of 6 clips).
 
 Named deviations: the last iterate is kept, not the best checkpoint on the test split; networks are evaluated with the protocol's learning
 rate, not with alpha (recorded as ``synthetic_lr``); of the released 50 expert epochs only the 11 that are ever matched are trained. The

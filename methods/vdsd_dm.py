@@ -24,7 +24,7 @@ Released, an image says what is seen and a memory starts as noise N(0, 1). Where
 nothing of the class is there at the start: the untrained convolution leaves 0.36 of the image's contrast and adds noise of 1.24 times the
 standard deviation of the clips (means of 20 draws). 60 steps then lower the matching loss from 2.6 to 0.6, where real clips begin at 0.2,
 and a network trained on the set recognises 4 % of held-out clips. ``start=real`` is for such data: memories start as what real clips have
-beside their middle frame, and the convolution as their sum, so that the first clips are real ones, as DM's are (89 % at IPC 5).
+beside their middle frame, and the convolution as their sum, so that the first clips are real ones, as DM's are (89 and 86 % at IPC 5).
 
 Named deviations: pairs take turns in place of a draw at every use of an evaluator; the paper does not give the parameters of stage 1, which
 here takes one gradient of a fresh network each time, as DC does for one image per class; the last iterate is kept, not the best checkpoint
