@@ -146,7 +146,7 @@ def execute(
     run = _Run(config, state, store, executor, observers, sweep)
     status: Ending = "interrupted"
     try:
-        with _stoppable():
+        with stoppable():
             for observer in observers:
                 observer.start(sweep, state)
             run.loop()
@@ -305,7 +305,7 @@ def _open_sweep(config: Config, state: RunState, store: Store, arguments: Sequen
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM ends a run the way Ctrl-C does."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -21,11 +21,13 @@ rate, not with alpha (recorded as ``synthetic_lr``); of the released 50 expert e
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, asset, method, normalise
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Log, Metric, Split, asset, method, normalise
 from methods.pixels import denormalise, follow, real_clips
 
 
@@ -97,9 +99,9 @@ class MTT:
     """Distilled clips of one student step; 0 is all of them (released: all at IPC 1)."""
     iterations: int = 8000
     """Optimisation steps (released: 8,000)."""
-    lr: float = 1e5
+    lr: Annotated[float, Log(1, 1e6)] = 1e5
     """Learning rate of the pixels, momentum 0.5 (released: 1e5 for MiniUCF, IPC 1)."""
-    student_lr: float = 0.01
+    student_lr: Annotated[float, Log(0.002, 0.1)] = 0.01
     """alpha at the start; it is learned, and never below 0.001."""
     student_lr_lr: float = 1e-5
     """Learning rate of alpha, momentum 0.5."""

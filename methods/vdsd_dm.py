@@ -23,13 +23,15 @@ last iterate is kept, not the best checkpoint on the test split.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import Budget, Context, DatasetInfo, DistilledSet, Split, method, normalise
+from harness import Budget, Context, DatasetInfo, DistilledSet, Log, Split, method, normalise
 from methods.pixels import denormalise, draw_batch, follow, random_embedding
 
 
@@ -47,15 +49,15 @@ class VDSD:
     """Store images and memories in half precision (paper: float32)."""
     static_iterations: int = 1000
     """Steps of stage 1 (DC's number for images; the paper's is not known)."""
-    static_lr: float = 0.1
+    static_lr: Annotated[float, Log(0.01, 10)] = 0.1
     """Learning rate of the still images, momentum 0.5 (DC's)."""
     static_width: int = 128
     """Channels of the 2-D network of stage 1: three blocks with instance norm (DC's)."""
     iterations: int = 5000
     """Steps of stage 2 (paper: 5,000)."""
-    lr_dynamic: float = 1e-4
+    lr_dynamic: Annotated[float, Log(1e-4, 1e3)] = 1e-4
     """Learning rate of the memories, momentum 0.95 (released, MiniUCF: 1e-4 at IPC 1, 1e3 at IPC 5)."""
-    lr_hallucinator: float = 1e-5
+    lr_hallucinator: Annotated[float, Log(1e-6, 1e-2)] = 1e-5
     """Learning rate of the hallucinator, momentum 0.95 (released, MiniUCF: 1e-5 at IPC 1, 1e-6 at IPC 5)."""
     real_batch: int = 64
     """Real clips, in stage 1 real frames, of each class at every iteration (paper: 64)."""

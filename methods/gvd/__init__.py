@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, method, predict_logits
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
 from methods.gvd.codec import Codec
 from methods.gvd.compose import place_runs
 from methods.gvd.guidance import Guidance
@@ -43,13 +43,13 @@ class GVD:
 
     metrics = (Metric("videos_generated", unit="count", doc="Videos that the diffusion model made for the set."),)
 
-    guidance: float = 0.1
+    guidance: Annotated[float, Range(0, 0.5)] = 0.1
     """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
-    w_end: float = 0.0
+    w_end: Annotated[float, Range(0, 1)] = 0.0
     """Weight of the guidance in the last frame; the first frame has 1. 1 is MGD3's uniform guidance."""
     decay: Literal["linear", "none", "cosine"] = "linear"
     """How the weight falls from the first frame to the last; none: it does not."""
-    stop: float = 0.5
+    stop: Annotated[float, Range(0.2, 1)] = 0.5
     """Fraction of the denoising steps, counted from the noise, that are guided."""
     modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
     """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
@@ -65,7 +65,7 @@ class GVD:
     """Store the teacher's logits with the set."""
     teacher: str = ""
     """Evaluator network of the teacher, trained on the full training split; empty: the run's teacher."""
-    cfg: float = 2.5
+    cfg: Annotated[float, Range(1, 6)] = 2.5
     """Scale of classifier-free guidance; 1: off, and half the time."""
     sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
     """Sampler."""
