@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.config import Config, RunConfig
 from harness.errors import UsageError, did_you_mean
 from harness.names import parse_spec
-from harness.registry import Registry, Resolved
+from harness.registry import Registry
 from harness.report.statistics import t_interval
 from harness.rows import root_cause
 from harness.runner import RunState, cache_folder
@@ -158,8 +158,7 @@ class Tuning:
             name, inline = parse_spec(spec)
             if inline:
                 raise UsageError(f"tune takes methods without parameters, got {spec!r}: fix one with --set methods.{name}.KEY=VALUE")
-            protocol_name, protocol = self.config.protocol()
-            method = registry.resolve("method", name, protocol.methods.get(name))
+            method = registry.resolve("method", name, self.config.protocol()[1].methods.get(name))
             space = search_space(method.cls)
             defaults = {key: method.spec.params[key] for key in space}
             found.append(Study(self.trial_config, name, space, defaults))
@@ -173,19 +172,30 @@ class Tuning:
         """Search, confirm, and say what came of it. Raises KeyboardInterrupt; the same call goes on where it was."""
         for follower in followers:
             follower.begin(study)
-        verdict = self._tune(study, searcher, lambda trial: [follower.trial(study, trial) for follower in followers])
+
+        def tell(trial: Trial) -> None:
+            for follower in followers:
+                follower.trial(study, trial)
+
+        verdict = self._tune(study, searcher, tell)
         for follower in followers:
             follower.end(study, verdict)
         return verdict
 
-    def _tune(self, study: Study, searcher: Searcher, tell: Callable[[Trial], object]) -> Verdict:
+    def _tune(self, study: Study, searcher: Searcher, tell: Callable[[Trial], None]) -> Verdict:
         if not study.space:
             return Verdict(study.method, "declares no search space: nothing to tune")
         default_session = study.session({}, study.seeds, self.config.run.executor)
         log = _Log(self.store, study, [cell.key for cell in default_session.plan().cells])
-        if 0 not in log.trials:
-            log.add(study.run(0, study.defaults, study.seeds, self.config.run.executor))
-        tell(log.trials[0])
+
+        def ended(trial: Trial) -> None:
+            log.add(trial)
+            tell(trial)
+
+        if 0 in log.trials:
+            tell(log.trials[0])
+        else:
+            ended(study.run(0, study.defaults, study.seeds, self.config.run.executor))
         if log.trials[0].status == "declined":
             return Verdict(study.method, f"declined: {log.trials[0].reason}")
         study = replace(study, shared=frozenset(default_session.plan().tasks))
@@ -196,7 +206,7 @@ class Tuning:
         waiting = {n: s for n, s in self._settings(study).items() if n not in log.trials}
         limit = study.config.tune.seconds
         if waiting and not (limit and sum(trial.seconds for trial in past) >= limit):
-            searcher.search(study, past, waiting, lambda trial: (log.add(trial), tell(trial)))  # type: ignore[func-returns-value]
+            searcher.search(study, past, waiting, ended)
         return self._choose(study, [trial for number, trial in sorted(log.trials.items()) if number < count])
 
     @staticmethod

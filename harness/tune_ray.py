@@ -33,6 +33,7 @@ class RayTune:
 
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # plugins may name files relative to the current folder
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the first Ctrl-C ends it
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other one prints tables with verbose=0 too
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # MLflow is told by us
         with ray_running(self.workers):
             yield self
@@ -71,6 +72,7 @@ class RayTune:
                     callbacks=[_callback(_Ended(past, spent, tell))],
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             tuner.fit()
@@ -97,7 +99,15 @@ class _Ended:
         if not result or _TRIAL not in result or (self.spent.stop_all() and not result["done"]):
             return
         trial = Trial.model_validate_json(result[_TRIAL])
-        if trial.number < 0:  # its searcher counts nothing
+        self._tell(trial)
+
+    def error(self, config: Mapping[str, Any], reason: str) -> None:
+        """Of a trial whose process died; what goes wrong in a task is a result."""
+        number, setting = drawn(config)
+        self._tell(Trial(number=number, setting=setting, status="failed", reason=reason))
+
+    def _tell(self, trial: Trial) -> None:
+        if trial.number < 0:
             trial = trial.model_copy(update={"number": max(self.numbers) + 1})
         self.numbers.add(trial.number)
         self.tell(trial)
@@ -125,8 +135,9 @@ def _optuna(study: Study, past: Sequence[Trial]) -> Any:
     def distribution(domain: Domain) -> Any:
         if isinstance(domain, Choice):
             return CategoricalDistribution(domain.options)
-        kind = IntDistribution if domain.whole else FloatDistribution
-        return kind(domain.low, domain.high, log=isinstance(domain, Log))
+        if domain.whole:
+            return IntDistribution(round(domain.low), round(domain.high), log=isinstance(domain, Log))
+        return FloatDistribution(domain.low, domain.high, log=isinstance(domain, Log))
 
     known = [t for t in past if all(domain.contains(t.setting[name]) for name, domain in study.space.items())]
     return OptunaSearch(
@@ -157,10 +168,33 @@ def _callback(ended: _Ended) -> Any:
     from ray import tune
 
     class Callback(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended.result(trial.last_result)
+        def __init__(self, ended: _Ended | None) -> None:
+            self.ended = ended
 
-    return Callback()
+        def __reduce__(self) -> tuple[Any, ...]:
+            return type(self), (None,)  # Tune keeps a copy for its own resume; a display cannot be copied
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if self.ended is not None:
+                self.ended.result(trial.last_result)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if self.ended is not None:
+                self.ended.error(trial.config, f"its process ended: {_last_line(trial)}")
+
+    return Callback(ended)
+
+
+def drawn(config: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Number and setting of a trial, from what Tune gives it; a searcher of its own mind does not count, and the number is -1."""
+    if _TRIAL in config:
+        return config[_TRIAL]["number"], dict(config[_TRIAL]["setting"])
+    return -1, {name: short(value) for name, value in config.items()}
+
+
+def _last_line(trial: Any) -> str:
+    lines = str(trial.get_error() or "").strip().splitlines()
+    return lines[-1][:300] if lines else "no reason known"
 
 
 def _trainable() -> type:
@@ -169,10 +203,9 @@ def _trainable() -> type:
     class Trainable(tune.Trainable):  # type: ignore[misc]
         """A trial, seed by seed: what it reports after each is its mean so far, so that a scheduler may stop it."""
 
-        def setup(self, config: dict[str, Any], study: Study) -> None:
+        def setup(self, config: dict[str, Any], study: Study) -> None:  # type: ignore[override]
             self.study = study
-            drawn = config.get(_TRIAL) or {"number": -1, "setting": {k: short(v) for k, v in config.items()}}
-            self.number, self.setting = drawn["number"], drawn["setting"]
+            self.number, self.setting = drawn(config)
 
         def step(self) -> dict[str, Any]:
             seeds = self.study.seeds[: self.iteration + 1]

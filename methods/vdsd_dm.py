@@ -23,9 +23,8 @@ last iterate is kept, not the best checkpoint on the test split.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn

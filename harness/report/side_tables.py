@@ -21,7 +21,7 @@ Notes = Callable[[Metric, CellResult], tuple[str, ...]]
 
 def cost_table(view: View) -> list[Table]:
     """What a set stores and what it took to make it, a row for each set whichever evaluators it served."""
-    shown = [m for m in metrics.METRICS if m.place in ("set", "assets") or m.unit == "bytes"]
+    shown = [m for m in metrics.METRICS if m.place in ("set", "assets", "tuning") or m.unit == "bytes"]
 
     def notes(metric: Metric, cell: CellResult) -> tuple[str, ...]:
         return _made_elsewhere(cell) if metric.place == "assets" else ()
