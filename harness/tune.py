@@ -37,7 +37,7 @@ class Trial(BaseModel):
     """One setting of a method, and how it did.
 
     number: 0 is the defaults. setting: the parameters of the search space. scores: mean accuracy in [0, 1] on the held-out clips for each
-    seed; one that a scheduler stopped has fewer. seconds: of its own tasks, without what the first trial made for all.
+    seed; one that a scheduler stopped has fewer. seconds: of the phases of its own tasks, without what the first trial made for all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -281,7 +281,8 @@ def _judge(state: RunState, number: int, setting: Mapping[str, Any], shared: fro
     cells = [cell for cell in state.plan.cells if tasks[cell.key].skip is None]
     if not cells:
         return Trial(**told, status="declined", reason=tasks[state.plan.cells[0].key].skip)
-    told["seconds"] = sum(r.provenance.seconds or 0.0 for key, r in state.records.items() if key in tasks and key not in shared)
+    own = [record for key, record in state.records.items() if key in tasks and key not in shared]
+    told["seconds"] = sum(phase.seconds for record in own for phase in record.phases.values())
     by_seed: dict[int, list[float]] = {}
     for cell in cells:
         record = state.records[cell.key]

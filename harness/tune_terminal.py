@@ -12,7 +12,7 @@ from harness.runner import stoppable
 from harness.terminal import EXIT_CODES
 from harness.tune import Follower, Inline, Searcher, Study, Trial, Tuning, Verdict
 from harness.tune_presets import write_presets
-from harness.words import percent, seconds
+from harness.words import percent, plural, seconds
 
 
 def tune_methods(config: Config) -> int:
@@ -77,7 +77,7 @@ class _Display:
     def trial(self, study: Study, trial: Trial) -> None:
         setting = ", ".join(f"{name} {value}" for name, value in trial.setting.items())
         result = f"{percent(trial.score)} %" if trial.status == "done" else f"{trial.status}: {trial.reason}"
-        short = "" if trial.status != "done" or len(trial.scores) == len(study.seeds) else f", stopped after {len(trial.scores)} seeds"
+        short = "" if trial.status != "done" or len(trial.scores) == len(study.seeds) else f", stopped after {plural(len(trial.scores), 'seed')}"
         first = " (defaults)" if trial.number == 0 else ""
         self._print(f"  {trial.number:>3}  {result}{short}  {seconds(trial.seconds)}  {setting}{first}")
 

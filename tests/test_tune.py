@@ -332,10 +332,11 @@ def test_bad_input_is_one_sentence(overlay: Path, tmp_path: Path, arguments: Seq
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1300)
 @pytest.mark.parametrize("options", [(), ("--search", "optuna"), ("--scheduler", "asha")])
 def test_ray_tune(harness: Harness, configure: Callable[..., Config], overlay: Path, tmp_path: Path, options: Sequence[str]) -> None:
     given = ("--config", str(overlay), "--plugin", str(TINY), "--plugin", str(TUNABLE), "--methods", "fog", *options)
-    done = harness("tune", *given, "--executor", "ray", "--workers", "2", timeout=280)
+    done = harness("tune", *given, "--executor", "ray", "--workers", "2", timeout=600)
     assert done.returncode == 0 and not done.stderr, done.stderr
     (log,) = (tmp_path / "results" / "tuning" / "studies").glob("*.json")
     trials = [Trial.model_validate(trial) for trial in json.loads(log.read_text())]
@@ -343,5 +344,5 @@ def test_ray_tune(harness: Harness, configure: Callable[..., Config], overlay: P
     if not options:
         _, inline = tune(configure(results=str(tmp_path / "inline")))
         assert [(t.setting, t.scores) for t in trials] == [(t.setting, t.scores) for t in inline]
-    again = harness("tune", *given, "--executor", "ray", "--workers", "2", timeout=280)
+    again = harness("tune", *given, "--executor", "ray", "--workers", "2", timeout=600)
     assert again.stdout.splitlines()[-2:] == done.stdout.splitlines()[-2:]
