@@ -60,7 +60,7 @@ class Study:
     """One method under one protocol, ready for trials wherever they run.
 
     config: that of every trial. space: what is searched; defaults: the values of these parameters as they are. shared: keys of the tasks
-    of the first trial, which are no other trial's cost.
+    of the first trial, which are no other trial's cost. key: what the trials of it are stored under.
     """
 
     config: Config
@@ -68,6 +68,7 @@ class Study:
     space: Mapping[str, Domain]
     defaults: Mapping[str, Any]
     shared: frozenset[str] = frozenset()
+    key: str = ""
 
     def session(self, setting: Mapping[str, Any], seeds: Sequence[int], executor: str) -> Session:
         """The run that a trial is."""
@@ -151,7 +152,7 @@ class Tuning:
         self.trial_config = _for_trials(self.config, self.store.root)
 
     def studies(self) -> list[Study]:
-        """One for each method that can be tuned. Raises UsageError where one was named that declares no search space."""
+        """One for each method that was named. Raises UsageError where none of them declares a search space."""
         registry = Registry(self.config.run.plugins, self.config.plugin_defaults)
         found = []
         for spec in registry.expand("method", self.config.run.methods):
@@ -172,21 +173,21 @@ class Tuning:
         """Search, confirm, and say what came of it. Raises KeyboardInterrupt; the same call goes on where it was."""
         for follower in followers:
             follower.begin(study)
-
-        def tell(trial: Trial) -> None:
-            for follower in followers:
-                follower.trial(study, trial)
-
-        verdict = self._tune(study, searcher, tell)
+        verdict = self._tune(study, searcher, followers)
         for follower in followers:
             follower.end(study, verdict)
         return verdict
 
-    def _tune(self, study: Study, searcher: Searcher, tell: Callable[[Trial], None]) -> Verdict:
+    def _tune(self, study: Study, searcher: Searcher, followers: Sequence[Follower]) -> Verdict:
         if not study.space:
             return Verdict(study.method, "declares no search space: nothing to tune")
         default_session = study.session({}, study.seeds, self.config.run.executor)
         log = _Log(self.store, study, [cell.key for cell in default_session.plan().cells])
+        study = replace(study, key=log.key)
+
+        def tell(trial: Trial) -> None:
+            for follower in followers:
+                follower.trial(study, trial)
 
         def ended(trial: Trial) -> None:
             log.add(trial)
@@ -264,8 +265,9 @@ class _Log:
     def __init__(self, store: Store, study: Study, cells: Sequence[str]) -> None:
         tune = study.config.tune
         space = {name: repr(domain) for name, domain in study.space.items()}
-        key = content_hash([study.method, sorted(cells), space, tune.search, tune.scheduler, tune.held_out.seed])
-        self._store, self._name = store, f"studies/{study.method}-{key[:16]}.json"
+        digest = content_hash([study.method, sorted(cells), space, tune.search, tune.scheduler, tune.held_out.seed])
+        self.key = f"{study.method}-{digest[:16]}"
+        self._store, self._name = store, f"studies/{self.key}.json"
         stored = store.read_json(self._name) or []
         self.trials = {trial.number: trial for trial in map(Trial.model_validate, stored)}
 

@@ -38,12 +38,12 @@ class TrialRuns:
     def trial(self, study: Study, trial: Trial) -> None:
         """One run for each trial, whenever it was made."""
         with self._reported():
-            name = f"{study.method} {trial.number}"
-            if self._client is None or name in self._known:
+            name, key = f"{study.method} {trial.number}", f"{study.key} {trial.number}"
+            if self._client is None or key in self._known:
                 return
-            tags = {_TRIAL: name, "mlflow.parentRunId": self._parent, "mlflow.runName": name, "harness.reason": trial.reason or ""}
+            tags = {_TRIAL: key, "mlflow.parentRunId": self._parent, "mlflow.runName": name, "harness.reason": trial.reason or ""}
             run = self._client.create_run(self._experiment, tags={k: v for k, v in tags.items() if v}).info.run_id
-            self._known.add(name)
+            self._known.add(key)
             for key, value in {"method": study.method, "trial": trial.number, **trial.setting}.items():
                 self._client.log_param(run, key, value)
             if trial.status == "done":

@@ -77,9 +77,10 @@ class _Display:
     def trial(self, study: Study, trial: Trial) -> None:
         setting = ", ".join(f"{name} {value}" for name, value in trial.setting.items())
         result = f"{percent(trial.score)} %" if trial.status == "done" else f"{trial.status}: {trial.reason}"
-        short = "" if trial.status != "done" or len(trial.scores) == len(study.seeds) else f", stopped after {plural(len(trial.scores), 'seed')}"
+        if trial.status == "done" and len(trial.scores) < len(study.seeds):
+            result += f", stopped after {plural(len(trial.scores), 'seed')}"
         first = " (defaults)" if trial.number == 0 else ""
-        self._print(f"  {trial.number:>3}  {result}{short}  {seconds(trial.seconds)}  {setting}{first}")
+        self._print(f"  {trial.number:>3}  {result}  {seconds(trial.seconds)}  {setting}{first}")
 
     def end(self, study: Study, verdict: Verdict) -> None:
         self._print(f"  {verdict.text}")
