@@ -22,6 +22,7 @@ _PUBLIC = {
     "AssetPlugin": "harness.plugin",
     "Budget": "harness.budget",
     "BudgetError": "harness.errors",
+    "Choice": "harness.space",
     "Clip": "harness.data.base",
     "Context": "harness.plugin",
     "Cost": "harness.record",
@@ -33,8 +34,10 @@ _PUBLIC = {
     "Embedding": "harness.plugin",
     "EvaluatorPlugin": "harness.plugin",
     "Item": "harness.data.base",
+    "Log": "harness.space",
     "MethodPlugin": "harness.plugin",
     "Metric": "harness.metrics",
+    "Range": "harness.space",
     "Session": "harness.session",
     "Split": "harness.data.base",
     "TaskError": "harness.errors",
@@ -58,6 +61,7 @@ __all__ = [
     "AssetPlugin",
     "Budget",
     "BudgetError",
+    "Choice",
     "Clip",
     "Context",
     "Cost",
@@ -69,8 +73,10 @@ __all__ = [
     "Embedding",
     "EvaluatorPlugin",
     "Item",
+    "Log",
     "MethodPlugin",
     "Metric",
+    "Range",
     "Session",
     "Split",
     "TaskError",
@@ -121,4 +127,5 @@ if TYPE_CHECKING:
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
     from harness.session import Session
+    from harness.space import Choice, Log, Range
     from harness.training import crop_resized, draw_boxes, embed_clips, normalise, parts, place, predict_logits, train_network

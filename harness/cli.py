@@ -95,9 +95,47 @@ def run(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, .
     sys.exit(run_session(_session(overlay, assignments, {**options, "plugins": list(plugins) or None}), sys.argv[1:], dry_run))
 
 
+@main.command()
+@click.option("--dataset", metavar="NAME", help="Dataset plugin, see `list datasets`.")
+@click.option("--data-root", metavar="DIR", help="Folder of a dataset that is read from disk.")
+@click.option("--methods", metavar="LIST", help="Methods, without parameters; wildcards work.")
+@click.option("--trials", type=click.IntRange(1), help="Settings of each method; its defaults are the first.")
+@click.option("--seconds", type=click.FloatRange(0), help="Seconds that all trials of a method may take; 0: no limit.")
+@click.option("--ipc", metavar="LIST", help="Instances per class at which settings are tried.")
+@click.option("--seeds", type=click.IntRange(1), help="Seeds of each trial.")
+@click.option("--confirm", type=click.IntRange(2), help="Fresh seeds of the defaults and the best setting.")
+@click.option("--search", type=click.Choice(["random", "optuna"]), help="random, or optuna (TPE; with the ray executor).")
+@click.option("--scheduler", type=click.Choice(["none", "asha"]), help="asha: stop what is behind after a seed (with the ray executor).")
+@click.option("--evaluators", metavar="LIST", help="Evaluator networks; the score is the mean over them.")
+@click.option("--labels", metavar="LIST", help="native, hard, soft.")
+@click.option("--protocol", metavar="NAME", help="Training recipe, a section of [protocols].")
+@click.option("--teacher", metavar="NAME", help="Evaluator of the teacher.")
+@_results
+@click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: trials side by side by Ray Tune; inline: this process.")
+@click.option("--workers", type=click.IntRange(0), help="Trials at a time; 0: as many as the CPUs or GPUs allow.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may take.")
+@click.option("--track/--no-track", default=None, help="Write the trials to MLflow, or not.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@_plugin
+@_config
+@_set
+def tune(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, ...], **options: Any) -> None:
+    """Search method parameters with the same trials for every method, on held-out training clips; the test split is not touched.
+
+    Writes presets that `run --config` reads. The same command goes on where it was. Defaults stand in [tune] of bench.toml.
+    """
+    from harness.config import read_options
+    from harness.tune_terminal import tune_methods
+
+    names = ("trials", "seconds", "ipc", "seeds", "confirm", "search", "scheduler")
+    own = read_options({"ipc": options.pop("ipc"), **{name: options.pop(name) for name in names if name != "ipc"}})
+    assignments += tuple(f"tune.{name}={value}" for name, value in own.items())
+    sys.exit(tune_methods(_session(overlay, assignments, {**options, "plugins": list(plugins) or None}).config))
+
+
 @main.command("list")
 @click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "protocols"]), required=False)
-@click.option("--long", is_flag=True, help="Show every parameter with its default.")
+@click.option("--long", is_flag=True, help="Show every parameter with its default and what `tune` tries.")
 @click.option("--cost", is_flag=True, help="Show parameters, multiply-adds and clip shapes of evaluators (imports torch).")
 @_plugin
 @_config
@@ -124,7 +162,8 @@ def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], ov
                 for line in describe_cost(registry, info.name):
                     click.echo(f"  {'':<{width}}    {line}")
             for param in info.params if long else ():
-                click.echo(f"  {'':<{width}}    {param.name}: {param.type} = {param.default}   {param.doc}")
+                tuned = f" in {param.space}" if param.space else ""
+                click.echo(f"  {'':<{width}}    {param.name}: {param.type}{tuned} = {param.default}   {param.doc}")
 
 
 @main.command()

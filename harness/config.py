@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import ConfigError, UsageError, did_you_mean
 from harness.names import parse_list
 from harness.protocol import TrainingProtocol
-from harness.spec import Kind
+from harness.spec import HeldOut, Kind, Tuned
 
 if TYPE_CHECKING:
     from harness.registry import Registry
@@ -78,6 +78,19 @@ class RunConfig(_Section):
         return value
 
 
+class TuneConfig(_Section):
+    """[tune]: the search for method parameters. The comments of bench.toml explain each key."""
+
+    trials: int = Field(ge=1)
+    seconds: float = Field(ge=0)
+    ipc: tuple[int, ...] = Field(min_length=1)
+    seeds: int = Field(ge=1)
+    confirm: int = Field(ge=2)
+    held_out: HeldOut
+    search: Literal["random", "optuna"]
+    scheduler: Literal["none", "asha"]
+
+
 class Resources(_Section):
     """CPUs and GPUs of one task."""
 
@@ -120,12 +133,15 @@ class ProtocolConfig(_Section):
     """The recipe for training on the whole training split: ``train`` with the overrides of [protocols.NAME.full]."""
     methods: Mapping[str, Mapping[str, Any]]
     """Method parameters under this protocol."""
+    tuned: Mapping[str, Tuned]
+    """How those of a method were chosen, as `tune` writes it."""
 
 
 class Config(_Section):
     """Everything that decides a run. Frozen and complete."""
 
     run: RunConfig
+    tune: TuneConfig
     resources: ResourcesConfig
     datasets: Mapping[str, DatasetConfig]
     protocols: Mapping[str, ProtocolConfig]
@@ -215,15 +231,18 @@ def build_config(tree: Mapping[str, Any], where: str) -> Config:
         datasets[name] = _validate(DatasetConfig, {**own, "params": {**own.get("params", {}), **params}}, f"[datasets.{name}]", where)
     protocols = {}
     for name, section in tree.get("protocols", {}).items():
-        recipe = {k: v for k, v in section.items() if k not in ("full", "methods")}
+        recipe = {k: v for k, v in section.items() if k not in ("full", "methods", "tuned")}
         section_name = f"[protocols.{name}]"
+        tuned = section.get("tuned", {})
         protocols[name] = ProtocolConfig(
             train=_validate(TrainingProtocol, recipe, section_name, where),
             full=_validate(TrainingProtocol, {**recipe, **section.get("full", {})}, f"[protocols.{name}.full]", where),
             methods=section.get("methods", {}),
+            tuned={method: _validate(Tuned, found, f"[protocols.{name}.tuned.{method}]", where) for method, found in tuned.items()},
         )
     return Config(
         run=_validate(RunConfig, tree.get("run", {}), "[run]", where),
+        tune=_validate(TuneConfig, tree.get("tune", {}), "[tune]", where),
         resources=_validate(ResourcesConfig, tree.get("resources", {}), "[resources]", where),
         datasets=datasets,
         protocols=protocols,

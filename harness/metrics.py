@@ -14,9 +14,9 @@ from harness import words
 Unit = Literal["fraction", "points", "count", "bytes", "MiB", "s", ""]
 Better = Literal["higher", "lower", ""]
 Aggregation = Literal["mean", "max"]
-Place = Literal["cell", "set", "data", "quality", "assets", "derived"]
+Place = Literal["cell", "set", "data", "quality", "assets", "tuning", "derived"]
 """Whose record holds it: the evaluation (or, for ``full``, its trained network), the distillation, the dataset, the set's quality, all
-assets that the set rests on, or none: it is computed from rows."""
+assets that the set rests on, or none: what the tuning of its parameters took is told by presets, and the rest is computed from rows."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ METRICS: tuple[Metric, ...] = (
            field="seconds"),
     Metric("asset_cpu_seconds", "CPU time of assets", "s", "lower", doc="CPU seconds of these assets, all threads.", place="assets",
            field="cpu_seconds"),
+    Metric("tuning_seconds", "tuning", "s", "lower", doc="Seconds of all trials by which the method's parameters were chosen.",
+           place="tuning"),
     Metric("teacher_accuracy", "recognised", "fraction", "higher", doc="Share of the clips that a teacher recognises as their class.",
            place="quality"),
     Metric("teacher_confidence", "confidence", "fraction", "higher", doc="Mean probability that the teacher gives to the class of a clip.",

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.names import natural_key
 from harness.plugin import Asset, AssetPlugin, EvaluatorPlugin, MethodPlugin
 from harness.registry import Registry, Resolved
+from harness.space import search_space
 from harness.spec import (
     KINDS,
     AssetSpec,
@@ -29,6 +30,7 @@ from harness.spec import (
     ProtocolSpec,
     QualitySpec,
     Spec,
+    Tuned,
     task_identity,
     task_key,
 )
@@ -131,6 +133,8 @@ class _Planner:
         self.dataset = DatasetSpec(**{**dict(dataset.spec), "code": info.code}, digest=info.digest, clip_shape=info.clip_shape)
         self.tasks: dict[str, Task] = {}
         self.cells: dict[str, Cell] = {}
+        self._tunable: dict[str, tuple[str, ...]] = {}
+        self._tuned: dict[str, Tuned] = {}
         self._codes = {kind: code.harness_digest(kind) for kind in KINDS}
         # A plugin is asked once for each of its axes, not once for each cell.
         self._network_spec = lru_cache(maxsize=None)(lambda spec: registry.resolve("evaluator", spec).spec)
@@ -233,13 +237,24 @@ class _Planner:
                 evaluator_label=spec.evaluator.label,
                 protocol=spec.protocol.name,
                 seed=spec.seed,
+                tunable=self._tunable[spec.method.name],
+                tuned=self._tuned.get(spec.method.label),
             )
 
     # What they need
 
     def _method(self, spec: str) -> Resolved:
+        """A method with its parameters under the protocol. One that stands as it was tuned, and not at its defaults, is called so."""
         name = spec.partition("[")[0].strip()
-        return self.registry.resolve("method", spec, self.protocol.methods.get(name))
+        method = self.registry.resolve("method", spec, self.protocol.methods.get(name))
+        self._tunable[name] = tuple(search_space(method.cls))
+        tuned = self.protocol.tuned.get(name)
+        if tuned is None or method.label != name or any(method.spec.params.get(k) != v for k, v in tuned.params.items()):
+            return method
+        if tuned.better:
+            method = replace(method, spec=method.spec.model_copy(update={"label": f"{name} (tuned)"}))
+        self._tuned[method.label] = tuned
+        return method
 
     def _add_distill(self, number: int, ipc: int, seed: int) -> str:
         method, budget = self.methods[number], self._budget(ipc)

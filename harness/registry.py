@@ -43,12 +43,13 @@ _BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a plugin, as its source states it."""
+    """One parameter of a plugin, as its source states it. space: what ``tune`` may try; empty: it is not tuned."""
 
     name: str
     type: str
     default: str
     doc: str
+    space: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ class Resolved:
 
         Raises UsageError where the plugin refuses them with a ValueError.
         """
-        return _instance(self.cls, dict(self.spec.params), f"{self.kind} {self.label}", root)
+        plugin = _instance(self.cls, dict(self.spec.params), f"{self.kind} {self.label}", root)
+        if self.spec.held_out is None:
+            return plugin
+        from harness.data.held_out import HeldOutDataset
+
+        return HeldOutDataset(plugin, self.spec.held_out)
 
 
 class Registry:
@@ -427,15 +433,24 @@ def _params(node: ast.ClassDef, tree: ast.Module, folders: tuple[Path, ...] = (_
             params |= {param.name: param for param in _params(*found, folders)}
     for i, item in enumerate(node.body):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id != ROOT_FIELD:
-            annotation = ast.unparse(item.annotation)
+            annotation, space = _annotation(item.annotation)
             if annotation.startswith("ClassVar"):
                 continue
             after = node.body[i + 1] if i + 1 < len(node.body) else None
             is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
             doc = " ".join(after.value.value.split()) if is_doc else ""  # type: ignore[union-attr]
             default = ast.unparse(item.value) if item.value is not None else "(required)"
-            params[item.target.id] = Param(item.target.id, annotation, default, doc)
+            params[item.target.id] = Param(item.target.id, annotation, default, doc, space)
     return tuple(params.values())
+
+
+def _annotation(node: ast.expr) -> tuple[str, str]:
+    """Type and search space of a field: those of ``Annotated[float, Log(1, 100)]`` are "float" and "Log(1, 100)"."""
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Annotated":
+        assert isinstance(node.slice, ast.Tuple)
+        kind, *rest = node.slice.elts
+        return ast.unparse(kind), ", ".join(ast.unparse(part) for part in rest)
+    return ast.unparse(node), ""
 
 
 def _find_class(name: str, tree: ast.Module, folders: tuple[Path, ...]) -> tuple[ast.ClassDef, ast.Module] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.metrics import METRICS, Metric
 from harness.record import Phase, Record
-from harness.spec import AssetSpec, EvaluateSpec, content_hash
+from harness.spec import AssetSpec, EvaluateSpec, Tuned, content_hash
 
 Records = Mapping[str, Record]
 
@@ -28,7 +28,8 @@ class Row:
     """One cell and seed. ipc is None for the reference ``full``. None stands for what was not measured.
 
     values: by the names of harness.metrics and of the plugins' own metrics, which ``declared`` describes. evaluator_digest and
-    recipe_digest tell whether two rows of one name were made alike. distill_key: the set; several evaluators share one.
+    recipe_digest tell whether two rows of one name were made alike. distill_key: the set; several evaluators share one. tunable, tuned: as
+    the newest command that planned the cell has them; a record does not know.
     """
 
     key: str
@@ -62,6 +63,8 @@ class Row:
     ended_at: str
     sweep: str
     libraries: Mapping[str, str] = field(default_factory=dict)
+    tunable: tuple[str, ...] = ()
+    tuned: Tuned | None = None
 
     def value(self, name: str) -> float | None:
         """A metric of this row; None where it was not measured."""
@@ -223,7 +226,7 @@ class _Joined:
     def _read(self, metric: Metric) -> float | None:
         source = metric.field or metric.name
         match metric.place:
-            case "derived":
+            case "derived" | "tuning":
                 return None
             case "assets":
                 if self.made is None or self.is_reference:

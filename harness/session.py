@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from harness.plugin import DatasetPlugin
 from harness.registry import Registry, Resolved
 from harness.rows import Row, cell_rows
 from harness.runner import Ending, Observer, RunState, cache_folder, execute, survey
-from harness.spec import Cell, EvaluateSpec
+from harness.spec import Cell, EvaluateSpec, HeldOut
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ class Distilled:
 class Session:
     """One benchmark: a configuration, and the results folder that it names. Nothing is read or run before it is asked for."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, held_out: HeldOut | None = None) -> None:
         self.config = config
+        self.held_out = held_out
+        """Where it is given, all is done on the training split, of which a part stands for the test split."""
 
     @classmethod
     def open(cls, config: str | Path | None = None, *, set: Sequence[str] = (), **run: Any) -> Session:
@@ -72,7 +74,8 @@ class Session:
 
     @cached_property
     def resolved_dataset(self) -> Resolved:
-        return self.registry.resolve("dataset", self.config.run.dataset)
+        resolved = self.registry.resolve("dataset", self.config.run.dataset)
+        return replace(resolved, spec=resolved.spec.model_copy(update={"held_out": self.held_out}))
 
     @cached_property
     def dataset(self) -> DatasetPlugin:

@@ -41,10 +41,36 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class HeldOut(_Frozen):
+    """That a share of each class's training videos is held out, drawn by the seed, and stands for the test split."""
+
+    share: float = Field(gt=0, lt=1)
+    seed: int = 0
+
+
+class Tuned(_Frozen):
+    """How a method's parameters were chosen under a protocol: on training clips that were held out, by mean accuracy.
+
+    params: what was chosen. better: whether the defaults were beaten with fresh seeds; if not, params are the defaults. trials, seconds:
+    what the search took. score, default: means of the fresh seeds (without any, of the trials). ipc, dataset: what it was done on.
+    """
+
+    params: dict[str, Any]
+    better: bool
+    trials: int
+    seconds: float
+    score: float
+    default: float
+    ipc: tuple[int, ...]
+    dataset: str
+    search: str
+
+
 class PluginSpec(_Frozen):
     """A plugin with all of its parameters.
 
     label: how the user wrote it. code: digest of its source and what that imports. files: parameter -> digest of the file it names.
+    held_out: of a dataset, whose digest tells it too: only its training split is used.
     """
 
     name: str
@@ -52,6 +78,7 @@ class PluginSpec(_Frozen):
     label: str
     code: str
     files: dict[str, str] = {}
+    held_out: HeldOut | None = None
 
     def keyed(self, code: bool) -> dict[str, Any]:
         """What of it decides a result."""
@@ -187,7 +214,10 @@ class EvaluateSpec(_Task):
 
 
 class Cell(_Frozen):
-    """One row of the result, as it was planned: fully resolved. key and identity are those of its evaluate task; ipc is None for `full`."""
+    """One row of the result, as it was planned: fully resolved. key and identity are those of its evaluate task; ipc is None for `full`.
+
+    tunable: parameters of its method that can be tuned. tuned: how they were, or None where they never were.
+    """
 
     key: str
     identity: str
@@ -203,6 +233,8 @@ class Cell(_Frozen):
     evaluator_label: str
     protocol: str
     seed: int
+    tunable: tuple[str, ...] = ()
+    tuned: Tuned | None = None
 
 
 Spec = Annotated[DataSpec | AssetSpec | DistillSpec | QualitySpec | EvaluateSpec, Field(discriminator="kind")]

@@ -21,9 +21,11 @@ On moving-digits under the quick preset, two seeds at IPC 5: 85 and 87 % of held
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
-from harness import Budget, Context, DistilledSet, Split, method
+from harness import Budget, Context, DistilledSet, Log, Range, Split, method
 from methods.pixels import RandomNetwork, RealBatches, class_groups, denormalise, follow, mean_of_classes, real_clips
 
 
@@ -35,9 +37,9 @@ class DM:
     """Evaluator that is drawn anew at every iteration to embed the clips."""
     iterations: int = 5000
     """Optimisation steps, one network each (paper: 5,000)."""
-    lr: float = 30.0
+    lr: Annotated[float, Log(1, 300)] = 30.0
     """Learning rate of the pixels (paper: 30 for MiniUCF, IPC 1; the other values are in an unpublished table)."""
-    momentum: float = 0.5
+    momentum: Annotated[float, Range(0, 0.9)] = 0.5
     """Momentum of SGD on the pixels (paper: 0.5)."""
     real_batch: int = 64
     """Real clips of each class at every iteration (paper: 64)."""

@@ -22,12 +22,13 @@ positive; with hard labels they are left out and each clip has the class it star
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Budget, Context, DistilledSet, Embedding, Split, TaskError, method, normalise, parts, place
+from harness import Budget, Context, DistilledSet, Embedding, Log, Split, TaskError, method, normalise, parts, place
 from methods.pixels import denormalise, follow, real_clips
 
 WARM_UP = 500
@@ -48,13 +49,13 @@ class FRePo:
     """Networks that are alive at a time (released: 10)."""
     max_age: int = 100
     """Steps of training after which a network is replaced (released: 100)."""
-    network_lr: float = 1e-4
+    network_lr: Annotated[float, Log(3e-5, 3e-3)] = 1e-4
     """Learning rate of Adam on the networks (released: 1e-4)."""
     iterations: int = 10_000
     """Steps on the clips (released: 10,000)."""
-    lr: float = 0.003
+    lr: Annotated[float, Log(3e-4, 0.1)] = 0.003
     """Learning rate of Adam on the pixels (own choice), which like the labels' falls to a tenth along a cosine (released)."""
-    label_lr: float = 0.001
+    label_lr: Annotated[float, Log(1e-4, 0.1)] = 0.001
     """Learning rate of Adam on the labels (released: 1e-3); 0 keeps them as they are."""
     real_batch: int = 512
     """Real clips at every step (released: 512)."""

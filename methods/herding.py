@@ -14,10 +14,12 @@ At MiniUCF IPC 10 that is above DM (30.0) and PRISM (31.0).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from harness import Asset, Budget, Choice, Context, DatasetInfo, DistilledSet, Split, method
 from methods.compose import Composed
 from methods.selection import embed_split, select_clips, too_few_clips
 
@@ -30,7 +32,7 @@ class Herding(Composed):
 
     teacher: str = ""
     """Evaluator network whose features are herded, trained on the full training split; empty: the run's teacher."""
-    unit_length: bool = False
+    unit_length: Annotated[bool, Choice(False, True)] = False
     """Scale every feature to length 1 first, as DeepCore and iCaRL do; the video baseline does not."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:

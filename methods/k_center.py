@@ -12,10 +12,12 @@ Reported: no figure that is confirmed by a source.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
+from harness import Asset, Budget, Choice, Context, DatasetInfo, DistilledSet, Split, method
 from methods.selection import embed_split, select_clips, too_few_clips
 
 
@@ -27,7 +29,7 @@ class KCenter:
 
     teacher: str = ""
     """Evaluator network in whose features distances are taken, trained on the full training split; empty: the run's teacher."""
-    unit_length: bool = False
+    unit_length: Annotated[bool, Choice(False, True)] = False
     """Scale every feature to length 1 first; the video baseline does not."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ from harness import (
     Context,
     DatasetInfo,
     DistilledSet,
+    Log,
     Metric,
     Split,
     TrainingProtocol,
@@ -160,9 +161,9 @@ class MTT:
     """Distilled clips of one student step, at most all; 0: as released, all, and 128 from IPC 5 on."""
     iterations: int = 8000
     """Optimisation steps (released: 8,000)."""
-    lr: float = 1e5
+    lr: Annotated[float, Log(1, 1e6)] = 1e5
     """Learning rate of the pixels, momentum 0.5 (released: 1e5 for MiniUCF, IPC 1)."""
-    student_lr: float = 0.01
+    student_lr: Annotated[float, Log(0.002, 0.1)] = 0.01
     """alpha at the start; it is learned, and never below 0.001."""
     student_lr_lr: float = 1e-5
     """Learning rate of alpha, momentum 0.5."""

@@ -17,11 +17,13 @@ kept as uint8 instead of JPEG. Flips only where a flip keeps the label.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, crop_resized, draw_boxes, method, predict_logits
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Range, Split, crop_resized, draw_boxes, method, predict_logits
 from methods.compose import Composed
 from methods.selection import too_few_clips
 
@@ -36,9 +38,9 @@ class RDED(Composed):
     """Evaluator network that scores and labels, trained on the full training split; empty: the run's teacher."""
     pool: int = 70
     """Random videos of each class that are looked at (Video-DC: 70; Kinetics 100); all where a class has fewer."""
-    crops: int = 5
+    crops: Annotated[int, Range(1, 10)] = 5
     """m, random crops of each video (Video-DC: 5; Kinetics 10)."""
-    smallest_crop: float = 0.08
+    smallest_crop: Annotated[float, Range(0.05, 1)] = 0.08
     """Smallest share of the frame that a crop covers; the released share is not known, this is the usual one."""
 
     def __post_init__(self) -> None:

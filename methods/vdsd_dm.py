@@ -34,13 +34,13 @@ on the test split; ``start=real``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import Budget, Context, DatasetInfo, DistilledSet, Split, method, normalise
+from harness import Budget, Context, DatasetInfo, DistilledSet, Log, Split, method, normalise
 from methods.pixels import RandomNetwork, RealBatches, class_groups, denormalise, follow, mean_of_classes, real_clips
 
 RELEASED_RATES = {1: (1e-4, 1e-5), 5: (1e3, 1e-6)}
@@ -61,15 +61,15 @@ class VDSD:
     """Store images and memories in half precision (paper: float32); of the images the audit charges the pixels all the same."""
     static_iterations: int = 1000
     """Steps of stage 1 (DC's number for images; the paper's is not known)."""
-    static_lr: float = 0.1
+    static_lr: Annotated[float, Log(0.01, 10)] = 0.1
     """Learning rate of the still images, momentum 0.5 (DC's)."""
     static_width: int = 128
     """Channels of the 2-D network of stage 1: three blocks with instance norm (DC's)."""
     iterations: int = 5000
     """Steps of stage 2 (paper: 5,000)."""
-    lr_dynamic: float = 0.0
+    lr_dynamic: Annotated[float, Log(1e-4, 1e3)] = 0.0
     """Learning rate of the memories, momentum 0.95; 0: as released for MiniUCF, 1e-4, and 1e3 from IPC 5 on."""
-    lr_hallucinator: float = 0.0
+    lr_hallucinator: Annotated[float, Log(1e-6, 1e-2)] = 0.0
     """Learning rate of the hallucinator, momentum 0.95; 0: as released for MiniUCF, 1e-5, and 1e-6 from IPC 5 on."""
     start: Literal["noise", "real"] = "noise"
     """Memories that start as noise beside an untrained hallucinator (released), or with it as real clips, see above."""

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,8 @@ class RayExecutor:
     """The executor interface on Ray. workers: tasks at a time, 0 for as many as the resources allow."""
 
     def __init__(self, store: Store, workers: int = 0) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        if os.environ.get("RAY_ADDRESS") and (os.environ.get("RAY_AUTH_TOKEN") or _TOKEN.exists()):
-            # `ray start` of 2.60 protects a cluster by a token, but a driver sends the one it has only in this mode.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-        import ray
-
+        ray, self._own = _connect(workers)
         self._ray, self._store, self._workers = ray, store, workers
-        self._own = not ray.is_initialized()
-        if self._own:
-            _start(ray, max(os.cpu_count() or 1, workers))
         self._parts = _parts_of_this_node(ray) if self._own else {}
         self._lost = ""
         total = ray.cluster_resources()
@@ -177,6 +169,32 @@ class RayExecutor:
                 self._store.remove(f"running/{running.job.key}.json")
                 outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
         return outcomes
+
+
+@contextlib.contextmanager
+def ray_running(workers: int = 0) -> Iterator[None]:
+    """Ray as executors have it, for several of them and for Ray Tune; what was started here ends here."""
+    ray, own = _connect(workers)
+    try:
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(workers: int) -> tuple[Any, bool]:
+    """The module ray, connected, and whether it is this call that did so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if os.environ.get("RAY_ADDRESS") and (os.environ.get("RAY_AUTH_TOKEN") or _TOKEN.exists()):
+        # `ray start` of 2.60 protects a cluster by a token, but a driver sends the one it has only in this mode.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        _start(ray, max(os.cpu_count() or 1, workers))
+    return ray, own
 
 
 def _start(ray: Any, cpus: int) -> None:

@@ -59,6 +59,8 @@ def load(results: Store | str | Path) -> Results:
     current = {key: record for key, record in records.items() if key not in old}
     rows = [_with_cause(row, records) for row in cell_rows(current)]
     rows += [_missing_row(cell, sweep) for sweep, cell in never_run(records, sweeps)]
+    planned = {cell.key: cell for sweep in sweeps for cell in sweep.cells}
+    rows = [_with_tuning(row, planned.get(row.key)) for row in rows]
     rows.sort(key=_row_order)
     return Results(store, records, tuple(rows), tuple(sorted(old)), tuple(damaged), tuple(sweeps), made_by_other_code(current))
 
@@ -70,6 +72,14 @@ def _with_cause(row: Row, records: Mapping[str, Record]) -> Row:
     if cause is record:
         return row
     return replace(row, status=cause.status, reason=f"{KIND_WORDS[cause.kind]}: {cause.reason or 'no reason recorded'}", log=cause.log)
+
+
+def _with_tuning(row: Row, cell: Cell | None) -> Row:
+    """The row; what is known of the tuning of its method is what the newest sweep that planned it says."""
+    if cell is None or not cell.tunable:
+        return row
+    values = row.values if cell.tuned is None else {**row.values, "tuning_seconds": cell.tuned.seconds}
+    return replace(row, tunable=cell.tunable, tuned=cell.tuned, values=values)
 
 
 def _missing_row(cell: Cell, sweep: Sweep) -> Row:

@@ -13,7 +13,7 @@ from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, Verdict
 from harness.report.published import Published, of_group, published_cell
 from harness.report.statistics import paired_t, t_interval
 from harness.report.tables import BEATS_RANDOM, DASH, TIED, Table, TableCell, TableRow
-from harness.words import amount, percent, plural, points
+from harness.words import amount, percent, plural, points, seconds
 
 
 def main_table(view: View, group: Group) -> Table:
@@ -134,7 +134,21 @@ def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -
         notes.append(f"trains on soft labels of its own, up to {amount(label_bytes)} of labels beside the clips")
     if any(cell.n > 1 and len({row.distill_key for row in cell.done}) == 1 for cell in cells):
         notes.append("one distilled set for all seeds: the spread is that of training alone")
-    return TableCell(view.say(method), notes=tuple(notes))
+    return TableCell(view.say(method), notes=(*notes, *_tuning_notes(cells)))
+
+
+def _tuning_notes(cells: Sequence[CellResult]) -> tuple[str, ...]:
+    """How the parameters of a method came about, where there is something to tune."""
+    found = {row.tuned.model_dump_json(): row.tuned for cell in cells for row in cell.rows if row.tuned is not None}
+    notes = [
+        f"parameters chosen among {plural(tuned.trials, 'trial')} at IPC {', '.join(map(str, tuned.ipc))} on held-out training clips of "
+        f"{tuned.dataset}, {seconds(tuned.seconds)}: {percent(tuned.score)} % of them right"
+        + (f", {percent(tuned.default)} % by the defaults" if tuned.better else "; the defaults were not beaten")
+        for tuned in found.values()
+    ]
+    if any(row.tunable and row.tuned is None for cell in cells for row in cell.rows):
+        notes.append("never tuned")
+    return tuple(notes)
 
 
 def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], verdict: Verdict, n: int) -> TableCell:

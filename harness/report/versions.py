@@ -69,7 +69,10 @@ def never_run(records: Mapping[str, Record], sweeps: Sequence[Sweep]) -> list[tu
     """What the newest sweep that planned a cell asked for and no record of that written cell and seed answers, with that sweep."""
     answered = {(written, _evaluated(r).seed) for written, members in _by_cell(records).items() for r in members}
     return [
-        (sweep, cell) for written, (sweep, cells) in _newest_plans(sweeps).items() for cell in cells if (written, cell.seed) not in answered
+        (sweep, cell)
+        for written, (sweep, cells) in _newest_plans(sweeps).items()
+        for cell in cells
+        if (written, cell.seed) not in answered and cell.key not in records
     ]
 
 

@@ -27,12 +27,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Split, method, predict_logits
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
 from methods.compose import Composed, part
 from methods.gvd.arrival import Arrival
 from methods.gvd.codec import Codec
@@ -58,15 +58,15 @@ class GVD(Composed):
 
     compose: int = 2
     """Videos that share one instance (MVIC); 1: off. A grid takes 4, 9, 16 ..."""
-    guidance: float = 0.1
+    guidance: Annotated[float, Range(0, 0.5)] = 0.1
     """Scale of the pull toward the mode at each guided step; 0 is unguided diffusion."""
     rule: Literal["x0", "mgd3"] = "x0"
     """How the pull depends on the noise: x0: not at all; mgd3: as sigma^2 / alpha, MGD3's Algorithm 1 (with decay=none all of it)."""
-    w_end: float = 0.0
+    w_end: Annotated[float, Range(0, 1)] = 0.0
     """Weight of the guidance in the last frame; the first frame has 1."""
     decay: Literal["linear", "none", "cosine"] = "linear"
     """How the weight falls from the first frame to the last; none: it does not."""
-    stop: float = 0.75
+    stop: Annotated[float, Range(0.3, 1)] = 0.75
     """Noise level sigma / (alpha + sigma) at which guidance stops, from 1 (noise, nothing is guided) to 0 (the end); 0.75: after 6 of 12
     steps that are shifted by 3."""
     modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
@@ -81,7 +81,7 @@ class GVD(Composed):
     """Store the teacher's logits with the set."""
     teacher: str = ""
     """Evaluator network of the teacher, trained on the full training split; empty: the run's teacher."""
-    cfg: float = 2.5
+    cfg: Annotated[float, Range(1, 6)] = 2.5
     """Scale of classifier-free guidance; 1: off, and half the time."""
     sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
     """Sampler."""

@@ -114,7 +114,7 @@ def test_every_metric_of_a_cell_a_set_or_its_quality_stands_in_one_table() -> No
     everything = {metric.name: 1.0 for metric in METRICS if metric.name != "accuracy"}
     view = View(gather([row("gvd", 1, 0, 0.5, **everything)]))
     shown = [name for make in (cost_tables, quality_table, controls_tables) for table in make(view) for name in table.names]
-    wanted = [m.name for m in METRICS if m.place in ("cell", "set", "assets", "quality")]
+    wanted = [m.name for m in METRICS if m.place in ("cell", "set", "assets", "tuning", "quality")]
     assert sorted(shown) == sorted([*wanted, "train_steps"]), "each once, the steps beside the cost of the set and of the training"
 
 
