@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from harness.stopping import Stop, stoppable, stopped_early
+from harness import stopping
 
 
 def main() -> None:
-    with stoppable():
+    with stopping.stoppable():
         try:
             from harness.cli import main as verbs
 
             verbs()
-        except Stop:
-            sys.exit(stopped_early())
+        except (Exception, KeyboardInterrupt):
+            if not stopping.asked:
+                raise
+            sys.exit(stopping.stopped_early())
 
 
 if __name__ == "__main__":

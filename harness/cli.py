@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness import __version__
+from harness import __version__, stopping
 from harness.errors import HarnessError, UsageError
-from harness.stopping import stopped_early
 from harness.text import printable, redacted
 
 if TYPE_CHECKING:
@@ -31,11 +30,14 @@ class _Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except HarnessError as error:
+        except (Exception, KeyboardInterrupt) as error:
+            # An import that a signal cuts short may raise anything.
+            if stopping.asked or isinstance(error, KeyboardInterrupt):
+                sys.exit(stopping.stopped_early())
+            if not isinstance(error, HarnessError):
+                raise
             click.echo(f"error: {printable(redacted(str(error)))}", err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)
-        except KeyboardInterrupt:
-            sys.exit(stopped_early())
 
 
 class _Verbs(click.Group):

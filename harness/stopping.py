@@ -41,8 +41,9 @@ def stoppable(handler: signal.Handlers | object = raise_stop) -> Iterator[None]:
         yield
         return
     global asked
-    asked = False
     before = {number: signal.getsignal(number) for number in _NUMBERS}
+    if raise_stop not in before.values():  # the outermost block: within it a signal that something swallowed is not forgotten
+        asked = False
     taken = [number for number in _NUMBERS if before[number] is not signal.SIG_IGN or handler is signal.SIG_IGN]
     for number in taken:
         signal.signal(number, handler)  # type: ignore[arg-type]
