@@ -159,7 +159,7 @@ def _cell(cell: CellResult | None, view: View, cells: Sequence[CellResult], verd
         return shown
     gain, gain_data = _gain(cell, cells)
     relative = named("relative_accuracy").format(cell.aggregate("relative_accuracy"))
-    line = " · ".join(part for part in (gain, f"{relative} % of full" if relative else "") if part)
+    line = " · ".join(part for part in (gain, f"{relative} % of full" if relative else "", _more_videos(cell)) if part)
     return replace(shown, details=(line,) if line else (), data={**shown.data, **gain_data})
 
 
@@ -243,6 +243,14 @@ def _gain(cell: CellResult, cells: Sequence[CellResult]) -> tuple[str, dict[str,
         "gain_pairs": len(differences),
     }
     return f"{points(mean)} [{points(interval[0])}, {points(interval[1])}]" if interval else points(mean), data
+
+
+def _more_videos(cell: CellResult) -> str:
+    """How many videos a network was trained on, where a set makes more of its budget than its clips."""
+    trained_on, classes = cell.aggregate("videos_trained_on"), max((len(row.classes) for row in cell.done), default=0)
+    if cell.ipc is None or trained_on is None or trained_on <= cell.ipc * classes or not classes:
+        return ""
+    return f"{named('videos_trained_on').format(trained_on)} videos"
 
 
 def _numbers(cell: CellResult) -> dict[str, object]:

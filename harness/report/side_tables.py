@@ -28,7 +28,7 @@ def cost_tables(view: View) -> list[Table]:
         return _made_elsewhere(cell) if metric.place == "assets" else ()
 
     where = f"{view.say(view.first.dataset)} ({view.first.shape}), {view.first.labels} labels"
-    made = [m for m in metrics.METRICS if (m.place in ("set", "assets") and m.unit in ("MiB", "s")) or m.name == "train_steps"]
+    made = [m for m in metrics.METRICS if (m.place in ("set", "assets", "tuning") and m.unit in ("MiB", "s")) or m.name == "train_steps"]
     stored = [m for m in metrics.METRICS if (m.place == "set" or m.unit == "bytes") and m not in made]
     efficiency = _metric_table(
         f"cost-{view.first.stem}",
