@@ -302,7 +302,8 @@ def test_check_finds_damage(harness: Harness, tmp_path: Path) -> None:
     assert sound.returncode == 0 and "sound" in sound.stdout
     artifact = next((tmp_path / "results" / "artifacts").glob("*/distilled.safetensors"))
     artifact.write_bytes(artifact.read_bytes()[:-1] + b"!")
-    record = next((tmp_path / "results" / "records").glob("*.json"))
+    others = sorted(p for p in (tmp_path / "results" / "records").glob("*.json") if p.stem != artifact.parent.name)
+    record = others[0]
     record.write_text(record.read_text().replace('"done"', '"doen"', 1))
     found = harness("check")
     assert found.returncode == 1 and "its checksum differs" in found.stdout and "does not match its checksum" in found.stdout

@@ -7,7 +7,8 @@ import io
 
 import pytest
 
-from harness.report.tables import Table, TableCell, TableRow, to_csv, to_html, to_latex, to_markdown
+from harness.report.latex import to_latex
+from harness.report.tables import Table, TableCell, TableRow, to_csv, to_html, to_markdown
 from harness.text import csv_text, one_line, printable, redacted, redacted_json
 
 NASTY = "=HYPERLINK(1)\x1b]0;owned\x07<script>alert(1)</script>![x](http://h)\u202e\ud800\nnext|cell"

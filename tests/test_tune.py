@@ -18,6 +18,7 @@ from harness.data.base import Item
 from harness.data.cache import ClipCache, read_index
 from harness.data.held_out import HeldOutDataset
 from harness.errors import UsageError
+from harness.guard import Guard
 from harness.report.build import make_report
 from harness.report.load import load
 from harness.session import Session
@@ -187,6 +188,9 @@ def test_a_choice_that_does_not_hold_on_fresh_seeds_is_dropped(configure: Callab
         return Trial(number=number, setting=dict(setting), status="done", scores=tuple(0.9 if lucky else 0.5 for _ in seeds))
 
     monkeypatch.setattr(Study, "run", run)
+    # The guard of this process, where earlier tests ran tasks, would set the patch back: it has seen another Study.
+    for module in ("registry", "worker"):
+        monkeypatch.setattr(f"harness.{module}.GUARD", Guard())
     verdict, _ = tune(configure())
     assert "tuned is not better than default: trial 2 of 4 trials" in verdict.text
     assert verdict.tuned is not None and verdict.tuned.params == {"fog": 1.0} and verdict.tuned.score == 0.5
