@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,19 @@ def test_the_session_of_the_readme_runs(bench: Path, tmp_path: Path, monkeypatch
     exec(source[1], names)
     assert sorted(names["frame"]["method"]) == ["full", "herding", "random"] and names["frame"]["accuracy"].notna().all()
     assert names["made"].clips.shape == (3, 4, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_the_set_from_elsewhere_of_the_readme_runs(tmp_path: Path) -> None:
+    """Both lines as they stand, by a shell in an empty folder, with options that make them quick."""
+    source = re.search(r"<!-- stored -->\n```sh\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert source is not None
+    quick = " --executor inline --no-track --no-quality --seeds 1 --evaluators 'convnet3d[width=8]' --set protocols.quick.min_steps=5"
+    script = source[1].rstrip() + quick + " --set protocols.quick.full.epochs=1\n"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stored[path=my_set.npz,name=mine]" in done.stdout
 
 
 def test_every_verb_of_the_readme_exists() -> None:
