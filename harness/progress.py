@@ -6,22 +6,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from harness.estimate import Estimator, clock, side_by_side
+from harness.estimate import clock, side_by_side
 from harness.metrics import named
 from harness.plan import Task
 from harness.record import Record, Sweep
 from harness.runner import RunState
 from harness.text import one_line
-
-if TYPE_CHECKING:
-    from harness.session import Session
 
 _PLAIN_TICK_SECONDS = 60.0
 
@@ -29,8 +26,8 @@ _PLAIN_TICK_SECONDS = 60.0
 class Display:
     """An observer of a run. Everything goes to ``console``; nothing is kept."""
 
-    def __init__(self, console: Console, session: Session) -> None:
-        self.console, self.session = console, session
+    def __init__(self, console: Console, workers: int) -> None:
+        self.console, self.workers = console, workers
         self.live: Live | None = None
 
     def start(self, sweep: Sweep, state: RunState) -> None:
@@ -38,8 +35,8 @@ class Display:
         self.total, self.done, self.failed, self.skipped = len(state.to_do), 0, 0, 0
         self.left = dict(state.to_do)
         tasks = list(state.to_do.values())
-        self.at_a_time = side_by_side(tasks, self.session.config.run.workers, os.cpu_count() or 1)
-        self.estimator = Estimator(self.session.store.read_records()[0].values())
+        self.at_a_time = side_by_side(tasks, self.workers, os.cpu_count() or 1)
+        self.estimator = state.estimator
         self.running: Sequence[Mapping[str, Any]] = ()
         cells, cached = len(state.plan.cells), len(state.cached)
         estimate = self.estimator.total(tasks, self.at_a_time)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from harness.config import Config
 from harness.errors import HarnessError, StoreError
+from harness.estimate import Estimator
 from harness.executors import Executor, Outcome
 from harness.job import Job
 from harness.plan import Plan, Task, walk
@@ -58,6 +59,8 @@ class RunState:
     cached: set[str] = field(default_factory=set)
     where: str = ""
     """Where tasks run, for people."""
+    estimator: Estimator = field(default_factory=Estimator)
+    """How long tasks take, from what the results folder held."""
     ended: dict[str, str] = field(default_factory=dict)
     """Key -> status of the tasks that ended in this run."""
 
@@ -91,6 +94,7 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
     """
     records, damaged = store.read_records(plan.tasks)
     other_code: list[str] = []
+    everything = records
     if any(task.key not in records for task in plan.tasks.values()):
         everything, _ = store.read_records()
         made = _by_identity(everything)
@@ -128,6 +132,8 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
     to_do = {t.key: t for t in walk(plan.tasks, wanted) if t.key in needed}
     state = RunState(plan, to_do, records, damaged, other_code)
     state.cached = {c.key for c in plan.cells if c.key not in to_do}
+    if to_do:
+        state.estimator = Estimator(everything.values())
     return state
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import Config, check_sections, load_config, read_options
 from harness.data.info import DatasetInfo
 from harness.errors import StoreError, UsageError
-from harness.estimate import Estimate, Estimator, side_by_side
+from harness.estimate import Estimate, side_by_side
 from harness.executors import Executor
 from harness.plan import Plan, plan_run
 from harness.plugin import DatasetPlugin
@@ -119,9 +119,8 @@ class Session:
 
     def estimate(self, state: RunState) -> Estimate:
         """How long what is to do will take on this machine, from like tasks in the results folder."""
-        records, _ = self.store.read_records()
         tasks = list(state.to_do.values())
-        return Estimator(records.values()).total(tasks, side_by_side(tasks, self.config.run.workers, os.cpu_count() or 1))
+        return state.estimator.total(tasks, side_by_side(tasks, self.config.run.workers, os.cpu_count() or 1))
 
     def run(self, observers: Sequence[Observer] = (), *, state: RunState | None = None, arguments: Sequence[str] = ()) -> Ending:
         """Do what is missing. Returns "done", "failed" (some cell is not done) or "interrupted".

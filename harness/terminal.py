@@ -33,7 +33,7 @@ def run_session(session: Session, arguments: Sequence[str], dry_run: bool) -> in
     else:
         from harness.progress import Display
 
-        observers: list[Observer] = [Display(console, session)]
+        observers: list[Observer] = [Display(console, session.config.run.workers)]
         if session.config.run.track:
             from harness.tracking import Mirror
 
