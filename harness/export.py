@@ -18,8 +18,8 @@ from harness.errors import StoreError, UsageError, did_you_mean
 from harness.names import parse_list
 from harness.record import Record, Sweep
 from harness.registry import Registry
-from harness.report.cells import slug
 from harness.report.load import Results, load
+from harness.report.tables import slug
 from harness.rows import Row
 from harness.session import Distilled
 from harness.spec import DistillSpec

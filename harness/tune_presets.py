@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.config import Config
 from harness.errors import StoreError
-from harness.report.cells import slug
+from harness.report.tables import slug
 from harness.spec import Tuned
 from harness.store import Store
 from harness.tune import FOLDER

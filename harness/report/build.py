@@ -11,11 +11,12 @@ from pathlib import Path
 from harness import metrics
 from harness.errors import UsageError, did_you_mean
 from harness.record import Record
-from harness.report.cells import MISSING, Group, View, gather, methods
+from harness.report.cells import MISSING, View, gather, methods
 from harness.report.choice import Choice, select
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
 from harness.report.document import Report, Section
 from harness.report.figures import Palette, Picture, accuracy_figure, cost_figure, make_palette
+from harness.report.group import Group
 from harness.report.latex import to_latex, to_paper
 from harness.report.layouts import ablation_tables, cross_tables, overview_tables
 from harness.report.load import Results, load

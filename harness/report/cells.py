@@ -13,9 +13,9 @@ from harness import metrics
 from harness.metrics import Metric
 from harness.names import natural_key
 from harness.record import Record
+from harness.report.group import Group
 from harness.report.published import Published
 from harness.report.statistics import sample_std, separate
-from harness.report.tables import slug
 from harness.rows import Row
 
 ALPHA = 0.05
@@ -24,7 +24,6 @@ RANDOM, FULL = "random", "full"
 
 MISSING = "missing"
 """Status of a row that a command planned and that has no record."""
-LABEL_WORDS = {"hard": "hard labels", "soft": "soft labels of one teacher", "native": "each method's own labels"}
 
 
 def method_order(label: str) -> tuple[int, list[Any]]:
@@ -34,40 +33,6 @@ def method_order(label: str) -> tuple[int, list[Any]]:
     ['random', 'dm', 'gvd', 'full']
     """
     return ({RANDOM: 0, FULL: 2}.get(label, 1), natural_key(label))
-
-
-@dataclass(frozen=True)
-class Group:
-    """What is compared in one table: everything but the method and the IPC. shape: frames x height x width of a clip."""
-
-    dataset: str
-    shape: str
-    evaluator: str
-    protocol: str
-    labels: str
-
-    @property
-    def name(self) -> str:
-        """A file stem: letters, digits, dot and dash."""
-        return slug(f"{self.dataset}-{self.shape}-{self.evaluator}-{self.protocol}-{self.labels}")
-
-    @property
-    def title(self) -> str:
-        return f"{self.dataset} ({self.shape}), {self.evaluator}, protocol {self.protocol}, {LABEL_WORDS.get(self.labels, self.labels)}"
-
-    @property
-    def dataset_stem(self) -> str:
-        return slug(f"{self.dataset}-{self.shape}")
-
-    @property
-    def stem(self) -> str:
-        """A file stem without the evaluator, for figures that have a panel for each."""
-        return slug(f"{self.dataset}-{self.shape}-{self.protocol}-{self.labels}")
-
-    @property
-    def reference(self) -> tuple[str, str, str, str]:
-        """What a ``full`` cell must share with this group."""
-        return (self.dataset, self.shape, self.evaluator, self.protocol)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.report.cells import ALPHA, RANDOM, CellResult, Group, View, find, ipcs, methods
+from harness.report.cells import ALPHA, RANDOM, CellResult, View, find, ipcs, methods
 from harness.report.figures import Palette, Picture, rank_figure
+from harness.report.group import Group
 from harness.report.statistics import (
     average_ranks,
     critical_difference,

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.report.cells import FULL, RANDOM, CellResult, Group, View, find, ipcs, judge, methods
+from harness.report.cells import FULL, RANDOM, CellResult, View, find, ipcs, judge, methods
 from harness.report.compare import block_differences, pair_cells, shared_blocks
+from harness.report.group import Group
 from harness.report.main_table import (
     accuracy_cell,
     device_words,

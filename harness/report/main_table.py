@@ -9,7 +9,8 @@ from dataclasses import replace
 from harness import metrics
 from harness.metrics import named
 from harness.names import natural_key
-from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Group, Verdict, View, find, ipcs, judge, methods
+from harness.report.cells import ALPHA, FULL, RANDOM, CellResult, Verdict, View, find, ipcs, judge, methods
+from harness.report.group import Group
 from harness.report.published import Published, of_group, published_cell
 from harness.report.statistics import paired_t, t_interval
 from harness.report.tables import BEATS_RANDOM, DASH, TIED, Table, TableCell, TableRow

@@ -9,15 +9,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import ConfigError
 from harness.names import natural_key
+from harness.report.group import Group
 from harness.report.tables import DASH, Table, TableCell, TableRow, slug
 from harness.words import percent
-
-if TYPE_CHECKING:
-    from harness.report.cells import Group
 
 DEFAULT = Path(__file__).resolve().parents[2] / "results" / "published.toml"
 _NEEDED = {"dataset": str, "method": str, "evaluator": str, "ipc": int, "metric": str, "accuracy": float, "source": str}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.names import natural_key
-from harness.report.cells import FULL, RANDOM, CellResult, Group, View, find, ipcs, methods
+from harness.report.cells import FULL, RANDOM, CellResult, View, find, ipcs, methods
+from harness.report.group import Group
 from harness.report.load import Results
 from harness.words import percent, plural
 

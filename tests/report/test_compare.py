@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.report.cells import CellResult, Group, View, gather
+from harness.report.cells import CellResult, View, gather
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
 from harness.report.figures import make_palette
+from harness.report.group import Group
 from harness.report.statistics import average_ranks, holm, mcnemar, sign_flip
 from harness.report.tables import DASH, Table
 from harness.rows import Row

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from harness.metrics import METRICS
-from harness.report.cells import CellResult, Group, Verdict, View, gather, judge
+from harness.report.cells import CellResult, Verdict, View, gather, judge
+from harness.report.group import Group
 from harness.report.main_table import main_table
 from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.rows import Row, with_relative_accuracy
