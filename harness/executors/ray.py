@@ -1,9 +1,10 @@
 """Tasks as Ray actors, on one node or a cluster named by RAY_ADDRESS.
 
-Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. Distillations and assets, whose memory is
-a result, get a process of their own; evaluations reuse one, reset between them, because importing torch takes longer than many of
-them. Tasks of plugins that are not built in share a process only with tasks of the same ones, and a process that a plugin has changed is
-thrown away. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
+Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. An actor is a place where tasks run one after
+the other: distillations and assets, whose memory is a result, each in a clean process that it forks (``executors/clean.py``), all others in
+the actor's own, because importing torch takes longer than many evaluations. There, tasks of plugins that are not built in share a process
+only with tasks of the same ones, and a process that a plugin has changed is thrown away. Nothing is retried behind our back; a task that
+is over its time or whose process dies costs that task alone.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from typing import Any
 from harness.errors import HarnessError, StoreError
 from harness.executors import Outcome
 from harness.job import Job
-from harness.record import Record
 from harness.store import Store
 
 _OWN_PROCESS = ("asset", "distill")
+_GRACE_SECONDS = 10.0
 _TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -35,8 +36,8 @@ class _Slot:
 
     actor: Any
     shape: tuple[int, float]
-    foreign: tuple[str, ...]
-    used: bool = False
+    foreign: tuple[str, ...] | None = None
+    """Of the tasks that ran in the actor's own process; None: none did."""
 
 
 @dataclass
@@ -73,7 +74,6 @@ class RayExecutor:
     def submit(self, job: Job) -> None:
         slot = self._slot(job)
         cpus, gpus = slot.shape
-        slot.used = True
         reference = slot.actor.run.remote(replace(job, cpus=cpus, gpus=gpus))
         self._busy[reference] = _Running(job, slot)
 
@@ -118,44 +118,47 @@ class RayExecutor:
 
     def _slot(self, job: Job) -> _Slot:
         """An actor for this task; idle ones that hold what it needs, or that may not serve it, are given up."""
-        shape, fresh = self._shape(job), job.kind in _OWN_PROCESS
+        shape, apart = self._shape(job), job.kind in _OWN_PROCESS
         for slot in self._idle:
-            if slot.shape == shape and slot.foreign == job.foreign and not (fresh and slot.used):
+            if slot.shape == shape and (apart or slot.foreign in (None, job.foreign)):
                 self._idle.remove(slot)
+                slot.foreign = slot.foreign if apart else job.foreign
                 return slot
         busy = [r.slot for r in self._busy.values()]
         while self._idle and not self._fits(shape, [*self._idle, *busy]):
             self._ray.kill(self._idle.pop(0).actor)
         options = {"num_cpus": shape[0], "num_gpus": shape[1], "max_restarts": 0, "max_task_retries": 0}
-        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape, job.foreign)
+        return _Slot(self._ray.remote(_Actor).options(**options).remote(), shape, None if apart else job.foreign)
 
     def _collect(self, reference: Any) -> Outcome:
         running = self._busy.pop(reference)
         job = running.job
         try:
-            record, is_clean = self._ray.get(reference)
+            outcome, is_clean = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(running.slot.actor)
-            stored = self._stored(job)
-            if stored is not None and stored.provenance.sweep == job.sweep:
-                return Outcome(job.key, stored, stored.status, stored.reason)
+            if (stored := self._stored(job)) is not None:
+                return stored
             if isinstance(error, self._ray.exceptions.OutOfMemoryError):
                 return Outcome(job.key, None, "oom", "killed by Ray's memory monitor: the node was out of memory")
             if isinstance(error, self._ray.exceptions.RayActorError):
                 return Outcome(job.key, None, "failed", "the worker process died (killed, or a crash in native code)")
             return Outcome(job.key, None, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
-        if job.kind in _OWN_PROCESS or not is_clean:
-            self._ray.kill(running.slot.actor)
-        else:
+        if is_clean:
             self._idle.append(running.slot)
-        return Outcome(job.key, record, record.status, record.reason)
+        else:
+            self._ray.kill(running.slot.actor)
+        return outcome if outcome.record is not None else self._stored(job) or outcome
 
-    def _stored(self, job: Job) -> Record | None:
+    def _stored(self, job: Job) -> Outcome | None:
         """What a worker that was lost had stored before."""
         try:
-            return self._store.read_record(job.key)
+            stored = self._store.read_record(job.key)
         except StoreError:
             return None
+        if stored is None or stored.provenance.sweep != job.sweep:
+            return None
+        return Outcome(job.key, stored, stored.status, stored.reason)
 
     def _expire(self) -> list[Outcome]:
         """Kill what is past its time."""
@@ -163,7 +166,8 @@ class RayExecutor:
         for reference, running in list(self._busy.items()):
             if running.seen is None and self._store.exists(f"running/{running.job.key}.json"):
                 running.seen = time.monotonic()
-            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout:
+            grace = _GRACE_SECONDS if running.job.kind in _OWN_PROCESS else 0.0  # the actor ends such a task itself
+            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout + grace:
                 self._ray.kill(running.slot.actor)
                 del self._busy[reference]
                 self._store.remove(f"running/{running.job.key}.json")
@@ -240,10 +244,14 @@ def _end_without_ray() -> None:
 class _Actor:
     """What runs in the worker process."""
 
-    def run(self, job: Job) -> tuple[Record, bool]:
-        """The record, and whether this process is as it was before: one that a plugin has changed is thrown away."""
+    def run(self, job: Job) -> tuple[Outcome, bool]:
+        """How the task ended, and whether this process is as it was before: one that a plugin has changed is thrown away."""
+        if job.kind in _OWN_PROCESS:
+            from harness.executors.clean import run_in_clean_process
+
+            return run_in_clean_process(job), True
         from harness.guard import GUARD
         from harness.worker import run_job
 
         record = run_job(job)
-        return record, not GUARD.touched
+        return Outcome(job.key, record, record.status, record.reason), not GUARD.touched
