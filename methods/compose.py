@@ -1,12 +1,15 @@
 """Multi-video instance composition (MVIC): one instance of the budget carries several videos of its class. Shared by every method.
 
-The idea is GVD's (arXiv 2507.22360); how its authors lay videos out is not known. Two layouts of our own:
+The idea is GVD's (arXiv 2507.22360); how its authors lay videos out is not known. Four layouts of our own:
 
 - time: with n videos of F frames, video j gives its frames from j F / n to (j + 1) F / n, in their own places. The instance is trained on
-  as it is.
-- grid: n = g x g videos lie side by side, each at 1 / g of its height and width, with all of its frames. Where the set is made into clips
-  every tile is resized to the full frame, bilinear, and is a training clip of its own, as the crops of RDED's mosaics are (Sun et al.,
-  CVPR 2024, for images). A side that g does not divide gives tiles that differ by a pixel.
+  as it is. The others are taken apart where the set is made into clips, and every video is a training clip of its own:
+- grid: n = g x g videos lie side by side, each at 1 / g of its height and width, with all of its frames; resized to the full frame,
+  bilinear, as the crops of RDED's mosaics are (Sun et al., CVPR 2024, for images). A side that g does not divide gives tiles that differ
+  by a pixel.
+- thin: n videos follow one another, each with F / n of its frames at even distances over its whole length; between them, linear.
+- gray: n videos lie in the n colour channels, each as its luminance (ITU-R BT.601), which all channels of its clip get. Costs colour, and
+  nothing where there is none.
 
 An instance costs one clip of the budget, whatever it carries, and an evaluator takes the steps of the budget's clips. Whether composition
 or the method is what helps is told by the same method beside a simple one that composes too:
@@ -17,7 +20,7 @@ or the method is what helps is told by the same method beside a simple one that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +31,7 @@ from torch.nn import functional as F
 from harness import Budget, DistilledSet
 
 MOSAICS = "mosaics"
-"""What a set of grids is stored as: (N, T, C, H, W) uint8."""
+"""What a set whose instances are taken apart is stored as: (N, T, C, H, W) uint8."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Composed:
 
     compose: int = 1
     """Videos of a class that share one instance of the budget (MVIC); 1: off. A grid takes 4, 9, 16 ..."""
-    layout: Literal["time", "grid"] = "time"
-    """How they share it: runs of frames of each in turn, or all frames of each, small and side by side, to be trained on one by one."""
+    layout: Literal["time", "grid", "thin", "gray"] = "time"
+    """How they share it: time: runs of frames of each in turn. The others are trained on one by one: grid: side by side, small; thin: some
+    frames of each, over its whole length; gray: a colour channel each."""
 
     def __post_init__(self) -> None:
         if self.compose < 1:
@@ -54,13 +58,15 @@ class Composed:
     @property
     def is_mosaic(self) -> bool:
         """Whether instances must be cut into the clips that a network is trained on."""
-        return self.layout == "grid" and self.compose > 1
+        return self.layout != "time" and self.compose > 1
 
     def unfit(self, budget: Budget) -> str | None:
         """Why so many videos do not fit into an instance, or None."""
-        frames, _, height, width = budget.clip_shape
-        if self.layout == "time" and self.compose > frames:
+        frames, channels, height, width = budget.clip_shape
+        if self.layout in ("time", "thin") and self.compose > frames:
             return f"compose={self.compose} videos do not fit into {frames} frames"
+        if self.layout == "gray" and self.compose not in (1, channels):
+            return f"layout=gray takes as many videos as there are colour channels, {channels}, got compose={self.compose}"
         if self.layout == "grid" and self.side > min(height, width):
             return f"compose={self.compose} videos do not fit into {height}x{width} pixels"
         return None
@@ -71,16 +77,34 @@ class Composed:
 
     def place(self, storage: Tensor, clips: Tensor, first: int) -> None:
         """Write clips (B, T, C, H, W) uint8, which are the videos number first, first + 1, ..., into the instances they belong to."""
-        frames, _, height, width = storage.shape[1:]
         for s, clip in enumerate(clips, start=first):
             instance, j = storage[s // self.compose], s % self.compose
+            room = self._room(instance, j)
             if self.layout == "time":
-                run = part(frames, self.compose, j)
-                instance[run] = clip[run]
+                room.copy_(clip[part(len(clip), self.compose, j)])
+            elif self.layout == "grid":
+                room.copy_(resize(clip, room.shape[-2], room.shape[-1]))
+            elif self.layout == "thin":
+                room.copy_(clip[((torch.arange(len(room)) + 0.5) * (len(clip) / len(room))).long()])
             else:
-                rows, columns = part(height, self.side, j // self.side), part(width, self.side, j % self.side)
-                tile = instance[:, :, rows, columns]
-                tile.copy_(resize(clip, tile.shape[-2], tile.shape[-1]))
+                room.copy_(luminance(clip) if self.compose > 1 else clip)
+
+    def _room(self, instance: Tensor, j: int) -> Tensor:
+        """Where video j lies in an instance (T, C, H, W): a view."""
+        if self.layout == "grid":
+            height, width = instance.shape[-2:]
+            return instance[:, :, part(height, self.side, j // self.side), part(width, self.side, j % self.side)]
+        if self.layout == "gray":
+            return instance[:, part(instance.shape[1], self.compose, j)]
+        return instance[part(len(instance), self.compose, j)]
+
+    def _whole(self, room: Tensor, clip_shape: Sequence[int]) -> Tensor:
+        """The clip (T, C, H, W) uint8 that a video in its room stands for."""
+        if self.layout == "grid":
+            return resize(room, *clip_shape[-2:])
+        if self.layout == "thin":
+            return stretch(room, clip_shape[0])
+        return room.expand(*clip_shape)
 
     def clips_of(self, instances: Tensor) -> Tensor:
         """The clips that a network is trained on, of composed instances (N, T, C, H, W)."""
@@ -93,14 +117,12 @@ class Composed:
         return DistilledSet({MOSAICS: instances}, labels.repeat_interleave(self.compose), soft_labels)
 
     def materialise(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The tiles of all mosaics, each resized to the full frame: (N * compose, T, C, H, W) uint8."""
+        """The videos of all mosaics, each as a whole clip: (N * compose, T, C, H, W) uint8."""
         mosaics = tensors[MOSAICS]
-        n, _, _, height, width = mosaics.shape
-        clips = mosaics.new_empty((n * self.compose, *mosaics.shape[1:]))
+        clips = mosaics.new_empty((len(mosaics) * self.compose, *mosaics.shape[1:]))
         for i, mosaic in enumerate(mosaics):
             for j in range(self.compose):
-                tile = mosaic[:, :, part(height, self.side, j // self.side), part(width, self.side, j % self.side)]
-                clips[i * self.compose + j] = resize(tile, height, width)
+                clips[i * self.compose + j] = self._whole(self._room(mosaic, j), mosaic.shape)
         return clips
 
 
@@ -119,3 +141,16 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
         return clip
     resized = F.interpolate(clip.float(), size=(height, width), mode="bilinear", align_corners=False, antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def stretch(clip: Tensor, frames: int) -> Tensor:
+    """A clip (t, C, H, W) uint8 with more frames, linear between those that there are, whose places are the middles of equal parts."""
+    flat = clip.float().flatten(1).T[None]
+    stretched = F.interpolate(flat, size=frames, mode="linear", align_corners=False)
+    return stretched[0].T.reshape(frames, *clip.shape[1:]).round().clamp(0, 255).to(torch.uint8)
+
+
+def luminance(clip: Tensor) -> Tensor:
+    """A clip (T, 3, H, W) uint8 as (T, 1, H, W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (clip.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).to(torch.uint8)

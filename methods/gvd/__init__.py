@@ -157,7 +157,7 @@ class GVD(Composed):
 
     def _runs(self, frames: int, numbers: Tensor) -> list[slice] | None:
         """The latent frames of each of these videos that its instance keeps; None where it keeps them all."""
-        if self.layout == "grid" or self.compose == 1:
+        if self.is_mosaic or self.compose == 1:
             return None
         return [part(frames, self.compose, number % self.compose) for number in numbers.tolist()]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from harness.budget import Budget, audit
@@ -44,6 +46,34 @@ def test_in_space_by_hand() -> None:
     composed.place(storage, flat, 0)
     assert storage[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
     assert torch.equal(composed.clips_of(storage), flat)
+
+
+def test_some_frames_of_each_by_hand() -> None:
+    """Two videos of eight frames keep frames 1, 3, 5, 7, the middles of four parts, and come back with what lies between."""
+    ramps = torch.stack([torch.arange(8) * 10, 200 - torch.arange(8) * 10]).to(torch.uint8).view(2, 8, 1, 1, 1).expand(2, 8, 1, 2, 2)
+    composed, storage = Composed(2, "thin"), torch.zeros(1, 8, 1, 2, 2, dtype=torch.uint8)
+    composed.place(storage, ramps, 0)
+    assert storage[0, :, 0, 0, 0].tolist() == [10, 30, 50, 70, 190, 170, 150, 130]
+    made = composed.clips_of(storage)
+    places = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    expected = [np.round(np.interp(places, np.arange(4), kept)).astype(int).tolist() for kept in ([10, 30, 50, 70], [190, 170, 150, 130])]
+    assert made[:, :, 0, 0, 0].tolist() == expected and made.shape == ramps.shape
+
+
+def test_a_colour_channel_each_against_pillow() -> None:
+    clips = torch.randint(0, 256, (3, 2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    composed, storage = Composed(3, "gray"), torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8)
+    composed.place(storage, clips, 0)
+    made = composed.clips_of(storage)
+    assert made.shape == clips.shape and all(torch.equal(made[:, :, 0], made[:, :, c]) for c in (1, 2))
+    for clip, gray in zip(clips, made, strict=True):
+        for frame, got in zip(clip, gray[:, 0], strict=True):
+            pillow = np.asarray(Image.fromarray(frame.permute(1, 2, 0).numpy()).convert("L")).astype(int)
+            assert np.abs(pillow - got.numpy()).max() <= 1  # pillow rounds its weights to 1 / 65,536
+    without_colour = clips[:, :, :1].expand(-1, -1, 3, -1, -1)
+    composed.place(storage, without_colour, 0)
+    assert torch.equal(composed.clips_of(storage), without_colour), "nothing is lost where there is no colour"
+    assert "as many videos as there are colour channels" in str(composed.unfit(Budget(1, (2, 1, 4, 4), 2)))
 
 
 @pytest.mark.parametrize(("compose", "size"), [(4, 32), (9, 32), (4, 15)])
