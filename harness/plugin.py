@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast, dataclass_transform, runtime_checkable
 
 from harness.errors import DistilledSetError, PluginError
+from harness.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,12 @@ class Context:
     metrics: dict[str, float | None] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     cost: Cost | None = None
+
+    def generator_of(self, number: int) -> torch.Generator:
+        """A CPU generator for one clip or video, decided by ``seed`` and its number alone: not by what was drawn before, nor in which batch."""
+        import torch
+
+        return torch.Generator().manual_seed(derive_seed("clip", self.seed, number))
 
 
 class MethodPlugin:

@@ -137,9 +137,9 @@ class GVD(Composed):
         done, total = 0, budget.clips * self.compose
         for modes, classes, of_class in self._batches(backbone.codec, train, budget, context):
             numbers = torch.arange(done, done + len(modes))
-            noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
+            noise = torch.stack([torch.randn(modes.shape[1:], generator=context.generator_of(number)) for number in numbers.tolist()])
             weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
-            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise, guidance, how, weights)
+            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise.to(context.device), guidance, how, weights)
             for label in classes.unique().tolist():
                 arrival.add(latents[classes == label], of_class[label], numbers[classes == label] % per_class)
             self.place(instances, backbone.codec.decode(latents).cpu(), done)
