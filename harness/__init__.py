@@ -24,6 +24,7 @@ _PUBLIC = {
     "BudgetError": "harness.errors",
     "Choice": "harness.space",
     "Clip": "harness.data.base",
+    "ClipWriter": "harness.clip_writer",
     "Context": "harness.plugin",
     "Cost": "harness.record",
     "DataError": "harness.errors",
@@ -63,6 +64,7 @@ __all__ = [
     "BudgetError",
     "Choice",
     "Clip",
+    "ClipWriter",
     "Context",
     "Cost",
     "DataError",
@@ -105,6 +107,7 @@ def __getattr__(name: str) -> Any:
 
 if TYPE_CHECKING:
     from harness.budget import Budget
+    from harness.clip_writer import ClipWriter
     from harness.data.base import Clip, Item, Split
     from harness.data.info import DatasetInfo
     from harness.data.video_files import read_video

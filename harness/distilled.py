@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
+from harness.clip_writer import ClipWriter
 from harness.errors import DistilledSetError, StoreError
+
+_PART = 16 << 20
+"""Values that are looked at together, so that a check takes no more memory for a larger set."""
+_LABELS, _SOFT_LABELS = "__labels__", "__soft_labels__"
 
 
 @dataclass(frozen=True)
@@ -22,17 +30,19 @@ class DistilledSet:
     labels: (N,) int64 class indices, one per clip the set materialises to.
     soft_labels: (N, classes) float logits of a teacher, or None; they count as label bytes.
     not_pixels: names of floating-point tensors that hold no pictures: the audit charges them by their bytes. Not stored with the set.
+    file: where its tensors are memory-mapped from, None where they are not. What is written to them stays in this process.
     """
 
     tensors: Mapping[str, Tensor]
     labels: Tensor
     soft_labels: Tensor | None = None
     not_pixels: frozenset[str] = frozenset()
+    file: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def of_clips(cls, clips: Tensor, labels: Tensor, soft_labels: Tensor | None = None) -> DistilledSet:
-        """The plain form: clips (N, T, C, H, W) and labels (N,)."""
-        return cls({"clips": clips}, labels, soft_labels)
+    def of_clips(cls, clips: Tensor | ClipWriter, labels: Tensor, soft_labels: Tensor | None = None) -> DistilledSet:
+        """The plain form: clips (N, T, C, H, W), or the writer that has them, and labels (N,)."""
+        return cls({"clips": clips.whole() if isinstance(clips, ClipWriter) else clips}, labels, soft_labels)
 
     @property
     def clips(self) -> Tensor | None:
@@ -56,7 +66,7 @@ class DistilledSet:
         for name, tensor in self.tensors.items():
             if name.startswith("__"):
                 raise DistilledSetError(f"a stored tensor may not start with '__', got {name!r}")
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if not is_finite(tensor):
                 raise DistilledSetError(f"stored tensor {name!r} holds NaN or infinite values")
         for name in self.not_pixels:
             if name not in self.tensors or not self.tensors[name].is_floating_point():
@@ -77,20 +87,59 @@ class DistilledSet:
 
     def to_bytes(self) -> bytes:
         """The set as one safetensors file."""
+        return save(self._named())
+
+    def save(self, path: Path) -> None:
+        """The same, written to a file. Tensors on the CPU are written from where they lie, memory maps too."""
+        path.write_bytes(b"")
+        mode = path.stat().st_mode & 0o777  # save_file leaves a file that nobody else can read
+        save_file(self._named(), path)
+        path.chmod(mode)
+
+    def _named(self) -> dict[str, Tensor]:
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        tensors["__labels__"] = self.labels.cpu().contiguous()
+        tensors[_LABELS] = self.labels.cpu().contiguous()
         if self.soft_labels is not None:
-            tensors["__soft_labels__"] = self.soft_labels.detach().cpu().contiguous()
-        return save(tensors)
+            tensors[_SOFT_LABELS] = self.soft_labels.detach().cpu().contiguous()
+        return tensors
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DistilledSet:
         """Inverse of ``to_bytes``. Raises StoreError when the file is not a distilled set."""
-        tensors = load(data)
-        if "__labels__" not in tensors:
+        return cls._of(load(data))
+
+    @classmethod
+    def open(cls, path: Path) -> DistilledSet:
+        """Inverse of ``save``, by memory map. Raises StoreError when the file is not a distilled set."""
+        return cls._of(map_tensors(path), path)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], file: Path | None = None) -> DistilledSet:
+        if _LABELS not in tensors:
             raise StoreError("not a distilled set: the file has no labels")
-        labels = tensors.pop("__labels__")
-        return cls(tensors, labels, tensors.pop("__soft_labels__", None))
+        labels = tensors.pop(_LABELS)
+        return cls(tensors, labels, tensors.pop(_SOFT_LABELS, None), file=file)
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by a private memory map: read when they are used, and a change never reaches the file.
+
+    Raises StoreError where it is no such file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise StoreError(f"{path.name} is no safetensors file: {error}") from error
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite, looked at a part at a time."""
+    if not tensor.is_floating_point():
+        return True
+    rows = max(1, _PART // max(1, math.prod(tensor.shape[1:])))
+    parts = tensor.split(rows) if tensor.dim() else (tensor,)
+    return all(bool(torch.isfinite(part).all()) for part in parts)
 
 
 def check_clips(clips: Tensor, n: int, clip_shape: tuple[int, int, int, int]) -> None:
@@ -99,5 +148,5 @@ def check_clips(clips: Tensor, n: int, clip_shape: tuple[int, int, int, int]) ->
         raise DistilledSetError(f"clips must have shape {(n, *clip_shape)} (N, T, C, H, W), got {tuple(clips.shape)}")
     if clips.dtype != torch.uint8 and not clips.is_floating_point():
         raise DistilledSetError(f"clips must be uint8 or floating point, got {clips.dtype}")
-    if clips.is_floating_point() and not bool(torch.isfinite(clips).all()):
+    if not is_finite(clips):
         raise DistilledSetError("clips hold NaN or infinite values")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.budget import Budget
+    from harness.clip_writer import ClipWriter
     from harness.data.base import Clip, Item, Split
     from harness.data.info import ClipShape, DatasetInfo
     from harness.distilled import DistilledSet
@@ -76,6 +77,24 @@ class Context:
     metrics: dict[str, float | None] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     cost: Cost | None = None
+    _writers: int = field(default=0, init=False, repr=False)
+
+    def writer(self, clips: int, clip_shape: ClipShape, parts: int = 1) -> ClipWriter:
+        """Room on disk for so many uint8 clips, for ``DistilledSet.of_clips``: memory does not grow with a set that is written to it.
+
+        Where an earlier attempt of this task was interrupted, the clips that it wrote are there (``has``). parts: videos that share a clip.
+        Raises TaskError where the disk has no room for them.
+        """
+        from harness.clip_writer import ClipWriter
+
+        self._writers += 1
+        return ClipWriter(self.scratch / f"clips-{self._writers}.uint8", (clips, *clip_shape), parts)
+
+    def generator_of(self, number: int) -> torch.Generator:
+        """A CPU generator for one clip, decided by ``seed`` and the clip's number: not by what was drawn before, nor in which batch."""
+        import torch
+
+        return torch.Generator().manual_seed(derive_seed("clip", self.seed, number))
 
     def generator_of(self, number: int) -> torch.Generator:
         """A CPU generator for one clip or video, decided by ``seed`` and its number alone: not by what was drawn before, nor in which batch."""
@@ -125,6 +144,13 @@ class MethodPlugin:
         """
         name = type(self).__name__
         raise DistilledSetError(f"the set has no tensor 'clips' and {name} has no materialise(tensors): one of them is needed")
+
+    def materialise_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor | None:
+        """The clips at these rows (n,) of what ``materialise`` gives, to the digit; None: they cannot be made apart from the others.
+
+        With it a network is trained on a large set without all of its clips in memory: they are made when a batch needs them.
+        """
+        return None
 
 
 class EvaluatorPlugin:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.assets.feature_reference import Reference, in_small_batches, mean_distance, motion_energy
+from harness.data.base import Clips
 from harness.protocol import TrainingProtocol
 from harness.training import embed_clips, predict_logits
 
 
 def measure_quality(
-    clips: Tensor, labels: Tensor, teacher: nn.Module, reference: Reference, protocol: TrainingProtocol, device: torch.device
+    clips: Tensor | Clips, labels: Tensor, teacher: nn.Module, reference: Reference, protocol: TrainingProtocol, device: torch.device
 ) -> dict[str, float | None]:
     """Quality figures of a set: clips (N, T, C, H, W), uint8 or float with white at 1, with labels (N,), at least two clips.
 

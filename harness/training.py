@@ -1,7 +1,8 @@
 """The one training loop: evaluators, teachers and feature extractors are all trained, and read, by these few functions.
 
 What makes it fast, and keeps it repeatable:
-- a set that fits is placed on the device once, normalised and in its final dtype; a larger split is read batch by batch from its map;
+- clips keep their own type, uint8 mostly, until a batch of them is used: a GPU holds them where they fit, else, and on a CPU, a batch at a
+  time is read from the memory map, so that memory does not grow with the set;
 - a CPU computes a large batch in parts, whose activations stay in its caches and whose memory is used again;
 - batch order and augmentation of an epoch are drawn on the CPU from one generator and moved to the device in one go; nothing in the
   loop waits for the device, losses stay tensors until a progress point;
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.base import Split
+from harness.data.base import Clips, read_clips
 from harness.errors import TaskError
 from harness.protocol import TrainingProtocol
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESIDENT_BYTES = {"cpu": 2 << 30, "cuda": 24 << 30}
-"""A split whose normalised clips need more than this is streamed from its memory map."""
+RESIDENT_BYTES = 24 << 30
+"""Clips of at most so many bytes are held on a GPU: uint8, all of UCF101's training split takes 5.7 GB."""
+RESIDENT_BATCH = 64
+"""Clips that are moved to a GPU at a time."""
 CPU_PART = 2 << 20
 """Values of the clips that a CPU passes through a network at a time: 3 clips of 16x3x112x112, 10 of 16x3x64x64. 50 clips of 16x3x112x112
 in parts train ConvNet3D 20 to 25 % faster than at once, and in a fraction of the memory; clips of the embedded preset are never split."""
@@ -73,7 +76,7 @@ def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def train_network(
     build: Callable[[], nn.Module],
-    clips: Tensor | Split,
+    clips: Tensor | Clips,
     labels: Tensor,
     protocol: TrainingProtocol,
     *,
@@ -169,7 +172,7 @@ def _train(
 
 
 def predict_logits(
-    model: nn.Module, clips: Tensor | Split, protocol: TrainingProtocol, device: torch.device | str, *, frames: Tensor | None = None
+    model: nn.Module, clips: Tensor | Clips, protocol: TrainingProtocol, device: torch.device | str, *, frames: Tensor | None = None
 ) -> Tensor:
     """Logits (N, classes), float32 on the CPU, of clips (N, T, C, H, W) in order, in eval mode and large batches.
 
@@ -178,7 +181,7 @@ def predict_logits(
     return _forward(model, model, clips, protocol, device, frames)
 
 
-def embed_clips(model: nn.Module, clips: Tensor | Split, protocol: TrainingProtocol, device: torch.device | str) -> Tensor:
+def embed_clips(model: nn.Module, clips: Tensor | Clips, protocol: TrainingProtocol, device: torch.device | str) -> Tensor:
     """Features (N, D), float32 on the CPU, by the network's ``embed`` in eval mode. Raises TaskError when it has none."""
     embed = getattr(model, "embed", None)
     if embed is None:
@@ -189,7 +192,7 @@ def embed_clips(model: nn.Module, clips: Tensor | Split, protocol: TrainingProto
 def _forward(
     model: nn.Module,
     call: Callable[[Tensor], Tensor],
-    clips: Tensor | Split,
+    clips: Tensor | Clips,
     protocol: TrainingProtocol,
     device: torch.device | str,
     frames: Tensor | None,
@@ -202,8 +205,7 @@ def _forward(
     with torch.inference_mode():
         for start in range(0, len(clips), protocol.test_batch):
             rows = slice(start, min(start + protocol.test_batch, len(clips)))
-            batch = clips.clips(rows) if isinstance(clips, Split) else clips[rows]
-            batch = batch.to(device, non_blocking=True)
+            batch = read_clips(clips, rows).to(device, non_blocking=True)
             if frames is not None:
                 index = frames[rows].to(device)
                 batch = batch[torch.arange(len(batch), device=device)[:, None], index]
@@ -268,24 +270,33 @@ def lr_factor(step: int, total: int, protocol: TrainingProtocol) -> float:
 
 
 class _Source:
-    """Normalised training clips by row: resident on the device where they fit, else read from the memory map batch by batch."""
+    """Training clips by row, normalised when they are used."""
 
-    def __init__(self, clips: Tensor | Split, device: torch.device, protocol: TrainingProtocol) -> None:
+    def __init__(self, clips: Tensor | Clips, device: torch.device, protocol: TrainingProtocol) -> None:
         self._device = device
-        self._split: Split | None = None
-        dtype = torch.bfloat16 if protocol.precision == "bf16" and device.type == "cuda" else torch.float32
-        if isinstance(clips, Split):
-            numel = len(clips) * math.prod(clips.info.clip_shape)
-            if numel * dtype.itemsize > RESIDENT_BYTES.get(device.type, 2 << 30):
-                self._split = clips
-                return
-            clips = clips.clips()
-        self._clips = normalise(clips.detach(), device).to(dtype)
+        self._dtype = torch.bfloat16 if protocol.precision == "bf16" and device.type == "cuda" else torch.float32
+        self._clips = clips if device.type == "cpu" else _resident(clips, device)
 
     def rows(self, rows: Tensor) -> Tensor:
-        if self._split is not None:
-            return normalise(self._split.clips(rows).to(self._device, non_blocking=True))
-        return self._clips.index_select(0, rows.to(self._device))
+        if isinstance(self._clips, Tensor):
+            batch = self._clips.detach().index_select(0, rows.to(self._clips.device))
+        else:
+            batch = self._clips.clips(rows)
+        return normalise(batch.to(self._device, non_blocking=True)).to(self._dtype)
+
+
+def _resident(clips: Tensor | Clips, device: torch.device) -> Tensor | Clips:
+    """All clips on the device, moved there a few at a time, where they fit."""
+    first = read_clips(clips, slice(0, 1))
+    if len(clips) * first.numel() * first.element_size() > RESIDENT_BYTES:
+        return clips
+    if isinstance(clips, Tensor):
+        return clips.to(device)
+    held = torch.empty((len(clips), *first.shape[1:]), dtype=first.dtype, device=device)
+    for start in range(0, len(clips), RESIDENT_BATCH):
+        rows = slice(start, min(start + RESIDENT_BATCH, len(clips)))
+        held[rows] = clips.clips(rows).to(device)
+    return held
 
 
 def _batches(

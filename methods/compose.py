@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Budget, DistilledSet
+from harness import Budget, ClipWriter, Context, DistilledSet
 
 MOSAICS = "mosaics"
 """What a set whose instances are taken apart is stored as: (N, T, C, H, W) uint8."""
@@ -71,14 +71,14 @@ class Composed:
             return f"compose={self.compose} videos do not fit into {height}x{width} pixels"
         return None
 
-    def empty(self, budget: Budget) -> Tensor:
-        """Room for the instances of the budget, (clips, T, C, H, W) uint8."""
-        return torch.zeros((budget.clips, *budget.clip_shape), dtype=torch.uint8)
+    def room(self, budget: Budget, context: Context) -> ClipWriter:
+        """Room for the instances of the budget, which notes what is written video by video."""
+        return context.writer(budget.clips, budget.clip_shape, self.compose)
 
-    def place(self, storage: Tensor, clips: Tensor, first: int) -> None:
+    def place(self, instances: ClipWriter, clips: Tensor, first: int) -> None:
         """Write clips (B, T, C, H, W) uint8, which are the videos number first, first + 1, ..., into the instances they belong to."""
         for s, clip in enumerate(clips, start=first):
-            instance, j = storage[s // self.compose], s % self.compose
+            instance, j = instances.rows[s // self.compose], s % self.compose
             room = self._room(instance, j)
             if self.layout == "time":
                 room.copy_(clip[part(len(clip), self.compose, j)])
@@ -88,6 +88,7 @@ class Composed:
                 room.copy_(clip[((torch.arange(len(room)) + 0.5) * (len(clip) / len(room))).long()])
             else:
                 room.copy_(luminance(clip) if self.compose > 1 else clip)
+        instances.note(first, len(clips))
 
     def _room(self, instance: Tensor, j: int) -> Tensor:
         """Where video j lies in an instance (T, C, H, W): a view."""
@@ -106,24 +107,46 @@ class Composed:
             return stretch(room, clip_shape[0])
         return room.expand(*clip_shape)
 
-    def clips_of(self, instances: Tensor) -> Tensor:
-        """The clips that a network is trained on, of composed instances (N, T, C, H, W)."""
-        return self.materialise({MOSAICS: instances}) if self.is_mosaic else instances
+    def clips_of(self, instances: ClipWriter) -> Videos:
+        """The clips that a network is trained on, of composed instances, made when they are asked for."""
+        return Videos(self, instances)
 
-    def stored(self, instances: Tensor, labels: Tensor, soft_labels: Tensor | None = None) -> DistilledSet:
+    def stored(self, instances: ClipWriter, labels: Tensor, soft_labels: Tensor | None = None) -> DistilledSet:
         """The set of composed instances with labels (N,); soft_labels of the clips of ``clips_of``, whose number they have."""
         if not self.is_mosaic:
             return DistilledSet.of_clips(instances, labels, soft_labels)
-        return DistilledSet({MOSAICS: instances}, labels.repeat_interleave(self.compose), soft_labels)
+        return DistilledSet({MOSAICS: instances.whole()}, labels.repeat_interleave(self.compose), soft_labels)
 
     def materialise(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The videos of all mosaics, each as a whole clip: (N * compose, T, C, H, W) uint8."""
+        return self.materialise_rows(tensors, torch.arange(len(tensors[MOSAICS]) * self.compose))
+
+    def materialise_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The videos number rows (n,) alone."""
         mosaics = tensors[MOSAICS]
-        clips = mosaics.new_empty((len(mosaics) * self.compose, *mosaics.shape[1:]))
-        for i, mosaic in enumerate(mosaics):
-            for j in range(self.compose):
-                clips[i * self.compose + j] = self._whole(self._room(mosaic, j), mosaic.shape)
+        clips = mosaics.new_empty((len(rows), *mosaics.shape[1:]))
+        for clip, s in zip(clips, rows.tolist(), strict=True):
+            clip.copy_(self._whole(self._room(mosaics[s // self.compose], s % self.compose), clip.shape))
         return clips
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The clips that a network is trained on, of composed instances that have been written."""
+
+    composed: Composed
+    instances: ClipWriter
+
+    def __len__(self) -> int:
+        return len(self.instances) * (self.composed.compose if self.composed.is_mosaic else 1)
+
+    def clips(self, indices: Tensor | Sequence[int] | slice | None = None) -> Tensor:
+        """Clips at these indices, (n, T, C, H, W) uint8; only their instances are read."""
+        if not self.composed.is_mosaic:
+            return self.instances.clips(indices)
+        numbers, compose = torch.arange(len(self))[slice(None) if indices is None else indices], self.composed.compose
+        rows, place = (numbers // compose).unique(return_inverse=True)
+        return self.composed.materialise_rows({MOSAICS: self.instances.clips(rows)}, place * compose + numbers % compose)
 
 
 def part(length: int, parts: int, j: int) -> slice:

@@ -44,7 +44,7 @@ class Herding(Composed):
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         features = embed_split(train, context.assets["teacher"], context, self.unit_length)
         videos = budget.ipc * self.compose
-        return select_clips(train, budget, lambda rows: rows[herd(features[rows], videos)], self)
+        return select_clips(train, budget, lambda rows: rows[herd(features[rows], videos)], context, self)
 
 
 def herd(features: Tensor, k: int) -> Tensor:

@@ -40,7 +40,7 @@ class KCenter:
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         features = embed_split(train, context.assets["teacher"], context, self.unit_length)
-        return select_clips(train, budget, lambda rows: rows[cover(features[rows], budget.ipc)])
+        return select_clips(train, budget, lambda rows: rows[cover(features[rows], budget.ipc)], context)
 
 
 def cover(features: Tensor, k: int) -> Tensor:

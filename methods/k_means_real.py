@@ -56,7 +56,7 @@ class KMeansReal(Composed):
         def choose(rows: Tensor) -> Tensor:
             return rows[nearest_to_centroids(points_of(rows), budget.ipc * self.compose, context.seed, self.restarts)]
 
-        return select_clips(train, budget, choose, self)
+        return select_clips(train, budget, choose, context, self)
 
     def _points(self, train: Split, context: Context) -> Callable[[Tensor], Tensor]:
         """What gives the points (n, D) float32 of these clips."""

@@ -30,4 +30,4 @@ class Random(Composed):
         def choose(rows: Tensor) -> Tensor:
             return rows[torch.randperm(len(rows), generator=context.generator)[: budget.ipc * self.compose]]
 
-        return select_clips(train, budget, choose, self)
+        return select_clips(train, budget, choose, context, self)

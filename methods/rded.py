@@ -17,6 +17,7 @@ kept as uint8 instead of JPEG. Flips only where a flip keeps the label.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -56,26 +57,44 @@ class RDED(Composed):
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         teacher, per_class = context.assets["teacher"], budget.ipc * self.compose
-        instances = self.empty(budget)
+        instances = self.room(budget, context)
         for label in range(budget.classes):
             rows = train.indices_of(label)
             pool = rows[torch.randperm(len(rows), generator=context.generator)[: max(self.pool, per_class)]]
-            easiest, loss = zip(*(self.easiest_crop(train.clips([row]), label, teacher, context) for row in pool.tolist()), strict=True)
-            order = torch.stack(loss).argsort(stable=True)[:per_class]
-            self.place(instances, torch.stack([easiest[i] for i in order.tolist()]), label * per_class)
+            found = [self.easiest_crop(train.clips([row]), label, teacher, context) for row in pool.tolist()]
+            order = torch.stack([crop.loss for crop in found]).argsort(stable=True)[:per_class]
+            for number, i in enumerate(order.tolist(), start=label * per_class):
+                self.place(instances, found[i].cut(train.clips([int(pool[i])])), number)
             context.progress(label + 1, budget.classes)
         soft = predict_logits(teacher, self.clips_of(instances), context.protocol, context.device)
         return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
 
-    def easiest_crop(self, clip: Tensor, label: int, teacher: torch.nn.Module, context: Context) -> tuple[Tensor, Tensor]:
-        """Of m random crops of a clip (1, T, C, H, W) uint8, the one with the least cross-entropy, and that loss."""
+    def easiest_crop(self, clip: Tensor, label: int, teacher: torch.nn.Module, context: Context) -> Crop:
+        """Of m random crops of a clip (1, T, C, H, W) uint8, the one with the least cross-entropy."""
         m = self.crops
         boxes = draw_boxes(m, self.smallest_crop, context.generator)
-        crops = crop_resized(clip.float().expand(m, -1, -1, -1, -1), boxes)
-        if context.info.flip:
-            flipped = torch.rand(m, generator=context.generator) < 0.5
-            crops[flipped] = crops[flipped].flip(-1)
-        crops = crops.round().clamp(0, 255).to(torch.uint8)  # scored as it will be stored
+        flipped = torch.rand(m, generator=context.generator) < 0.5 if context.info.flip else torch.zeros(m, dtype=torch.bool)
+        crops = cut(clip, boxes, flipped)
         loss = F.cross_entropy(predict_logits(teacher, crops, context.protocol, context.device), torch.full((m,), label), reduction="none")
         best = loss.argmin()
-        return crops[best], loss[best]
+        return Crop(boxes[best], flipped[best], loss[best])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop of a clip and its loss. It is cut again when it is kept: the crops of a class would need more memory than its clips."""
+
+    box: Tensor
+    flipped: Tensor
+    loss: Tensor
+
+    def cut(self, clip: Tensor) -> Tensor:
+        """The crop (1, T, C, H, W) uint8 of its clip (1, T, C, H, W)."""
+        return cut(clip, self.box[None], self.flipped[None])
+
+
+def cut(clip: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
+    """Crops (m, T, C, H, W) of a clip (1, T, C, H, W), uint8 as they are stored, so that they are scored as they will be seen."""
+    crops = crop_resized(clip.float().expand(len(boxes), -1, -1, -1, -1), boxes)
+    crops[flipped] = crops[flipped].flip(-1)
+    return crops.round().clamp(0, 255).to(torch.uint8)

@@ -15,6 +15,7 @@ A .pt file may also be one tensor of clips, or a list of clips and labels. Soft 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -27,10 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import DataError, read_video
+from harness import ClipWriter, DataError, read_video
 
 Scale = Literal["auto", "bytes", "unit", "signed", "imagenet"]
 BY_CLASS = "by_class"
+BATCH = 16
+"""Clips that are copied at a time."""
 _NAMES = {
     "clips": ("clips", "videos", "images", "data", "x"),
     "labels": ("labels", "targets", "y", "__labels__"),
@@ -50,20 +53,23 @@ class Entry:
 
     shape: tuple[int, ...]
     read: Callable[[], Any]
+    stream: Callable[[ClipWriter], None] | None = None
+    """Writes its clips where it can read them a few at a time: compressed uint8, which no memory map shows."""
 
 
 @dataclass(frozen=True)
 class SetFile:
     """A set as it lies on disk, with what is known before its clips are read.
 
-    shape: (N, T, C, H, W), or None where videos have to be decoded for it. read: clips of such a clip shape, as written.
+    shape: (N, T, C, H, W), or None where videos have to be decoded for it. read: all clips as they are, (N, T, C, H, W): memory-mapped; or
+    written to a writer of their number and shape, which it asks for; or, where neither can be, in memory.
     labels: class numbers (N,), or None where clips come class after class. soft_labels: logits (N, columns) or None.
     classes: names that these numbers stand for, empty: the dataset's. scale: what the file says of it, or "auto".
     """
 
     path: Path
     shape: tuple[int, ...] | None
-    read: Callable[[tuple[int, int, int, int]], Tensor]
+    read: Callable[[Callable[[], ClipWriter]], Tensor]
     labels: Tensor | None
     soft_labels: Tensor | None
     classes: tuple[str, ...]
@@ -134,7 +140,14 @@ def open_set(path: Path, labels: Path | str | None = None) -> SetFile:
             raise DataError(f"{path} has {shape[0]} clips and {len(found_labels)} {what}")
     if hard is not None and not bool((hard == hard.round()).all()):
         raise DataError(f"{path}: labels must be whole numbers of classes, or a row of soft labels for each clip")
-    return SetFile(path, shape, lambda _: clips.read().reshape(shape), None if hard is None else hard.long(), _logits(soft), names, scale)
+
+    def read(room: Callable[[], ClipWriter]) -> Tensor:
+        if clips.stream is None:
+            return clips.read().reshape(shape)  # type: ignore[no-any-return]
+        clips.stream(writer := room())
+        return writer.whole()
+
+    return SetFile(path, shape, read, None if hard is None else hard.long(), _logits(soft), names, scale)
 
 
 def class_numbers(names: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
@@ -234,12 +247,24 @@ def _open_npz(path: Path) -> dict[str, Entry]:
             with archive.open(file) as handle:
                 version = np.lib.format.read_magic(handle)
                 header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = header(handle)
+                shape, fortran, dtype = header(handle)
             if dtype.kind not in "biufU":
                 raise ValueError(f"entry {file} is of type {dtype}")
             name = file.removesuffix(".npy")
-            entries[name] = Entry(tuple(shape), reader(name))
+            in_order = dtype == np.uint8 and not fortran
+            entries[name] = Entry(tuple(shape), reader(name), (lambda room, file=file: _stream_npy(path, file, room)) if in_order else None)
     return entries
+
+
+def _stream_npy(path: Path, file: str, room: ClipWriter) -> None:
+    """Write the clips of a member of a .npz file, uint8 in C order, a few at a time."""
+    with zipfile.ZipFile(path) as archive, archive.open(file) as handle:
+        header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(handle) == (1, 0) else np.lib.format.read_array_header_2_0
+        header(handle)
+        for first in range(0, len(room), BATCH):
+            count = min(BATCH, len(room) - first)
+            data = bytearray(handle.read(count * math.prod(room.clip_shape)))
+            room.write(first, torch.frombuffer(data, dtype=torch.uint8).view(count, *room.clip_shape))
 
 
 def _open_safetensors(path: Path) -> dict[str, Entry]:
@@ -345,8 +370,11 @@ def _open_folder(path: Path) -> SetFile:
     if not clips:
         raise DataError(f"{path} holds no set: expected {', '.join(_FILES)}, or a folder for each class with videos or folders of frames")
 
-    def read(shape: tuple[int, int, int, int]) -> Tensor:
-        return torch.stack([_read_clip(clip, shape) for _, clip in clips])
+    def read(room: Callable[[], ClipWriter]) -> Tensor:
+        writer = room()
+        for i, (_, clip) in enumerate(clips):
+            writer.write(i, _read_clip(clip, writer.clip_shape)[None])
+        return writer.whole()
 
     return SetFile(path, None, read, torch.tensor([number for number, _ in clips]), None, tuple(f.name for f in folders))
 

@@ -79,7 +79,7 @@ class Stored:
         found = self._open(budget.ipc)
         labels, soft = found.on(context.info.classes)
         scale = found.scale if self.scale == "auto" else self.scale
-        clips = to_unit(found.read(budget.clip_shape), scale, str(found.path))
+        clips = to_unit(found.read(lambda: context.writer(len(labels), budget.clip_shape)), scale, str(found.path))
         return DistilledSet.of_clips(clips, labels, soft)
 
     def _open(self, ipc: int | None) -> SetFile:

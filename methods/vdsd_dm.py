@@ -33,7 +33,7 @@ on the test split; ``start=real``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -153,15 +153,20 @@ class VDSD:
         labels = torch.arange(budget.classes).repeat_interleave(videos)
         return DistilledSet(tensors, labels, not_pixels=frozenset(tensors) - {"static"})  # memories of motion are no pictures
 
-    def materialise(self, tensors: dict[str, Tensor]) -> Tensor:
+    def materialise(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """All pairs of images and memories of each clip of the budget, joined: (classes * IPC * images * memories, T, C, H, W)."""
-        static, dynamic = tensors["static"].float().flatten(0, 1), tensors["dynamic"].float().flatten(0, 1)
+        classes, ipc, images = tensors["static"].shape[:3]
+        return self.materialise_rows(tensors, torch.arange(classes * ipc * images * tensors["dynamic"].shape[2]))
+
+    def materialise_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The pairs at these rows alone; those of a clip are joined together, as always, so that they are the same to the digit."""
+        static, dynamic = tensors["static"].flatten(0, 1), tensors["dynamic"].flatten(0, 1)
         images, memories = static.shape[1], dynamic.shape[1]
-        clips = []
-        for of_static, of_dynamic in zip(static, dynamic, strict=True):
-            pairs = of_static.repeat_interleave(memories, 0), of_dynamic.repeat(images, 1, 1, 1, 1)
-            clips.append(denormalise(hallucinate(*pairs, tensors["hallucinator.weight"], tensors["hallucinator.bias"])))
-        return torch.cat(clips)
+        pairs, of_clip = images * memories, {}
+        for i in (rows // pairs).unique().tolist():
+            joined = static[i].float().repeat_interleave(memories, 0), dynamic[i].float().repeat(images, 1, 1, 1, 1)
+            of_clip[i] = denormalise(hallucinate(*joined, tensors["hallucinator.weight"], tensors["hallucinator.bias"]))
+        return torch.stack([of_clip[row // pairs][row % pairs] for row in rows.tolist()])
 
 
 def draw_one(slots: Tensor, count: int, context: Context) -> Tensor:

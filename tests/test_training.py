@@ -114,13 +114,15 @@ def test_initialisation_depends_on_the_seed_alone_and_random_state_is_untouched(
     assert torch.equal(*initial)
 
 
-def test_a_streamed_split_trains_as_a_resident_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_that_are_read_train_as_those_in_memory() -> None:
+    """Normalised batch by batch or all at once: the same weights to the digit, of bytes and of floats."""
     split = make_split()
-    protocol = TrainingProtocol(epochs=2, batch=10)
-    resident = train_network(TinyNet, split, split.labels, protocol, seed=0, device=CPU)
-    monkeypatch.setitem(training.RESIDENT_BYTES, "cpu", 100)
-    streamed = train_network(TinyNet, split, split.labels, protocol, seed=0, device=CPU)
-    assert torch.equal(weights(resident.model), weights(streamed.model))
+    protocol = TrainingProtocol(epochs=2, batch=10, crop=1)
+    read, held, floats = (
+        weights(train_network(TinyNet, clips, split.labels, protocol, seed=0, device=CPU).model)
+        for clips in (split, split.clips(), split.clips().float() / 255)
+    )
+    assert torch.equal(read, held) and torch.equal(read, floats)
 
 
 @pytest.mark.parametrize("soft_loss", [None, "kl", "mse+ce"])
@@ -180,7 +182,6 @@ def test_streaming_reads_only_the_rows_of_a_batch(tmp_path: Path, monkeypatch: p
     read: list[int] = []
     clips = Split.clips
     monkeypatch.setattr(Split, "clips", lambda self, rows=None: read.append(len(rows)) or clips(self, rows))
-    monkeypatch.setitem(training.RESIDENT_BYTES, "cpu", 0)
     train_network(TinyNet, mapped, mapped.labels, TrainingProtocol(epochs=1, batch=10), seed=0, device=CPU)
     assert read == [10, 10, 4]
 

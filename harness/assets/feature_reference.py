@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.data.base import Split
+from harness.data.base import Clips, Split, read_clips
 from harness.data.info import DatasetInfo
 from harness.plugin import Asset, Context, asset
 from harness.protocol import TrainingProtocol
@@ -83,12 +83,11 @@ def mean_distance(distances: Tensor) -> Tensor:
     return distances.sum() / max(n * (n - 1), 1)
 
 
-def motion_energy(clips: Tensor | Split) -> float:
+def motion_energy(clips: Tensor | Clips) -> float:
     """Mean absolute difference of successive frames, in units of black to white; clips are uint8, or float with white at 1."""
     total, count = 0.0, 0
     for start in range(0, len(clips), BATCH):
-        rows = slice(start, min(start + BATCH, len(clips)))
-        batch = clips.clips(rows) if isinstance(clips, Split) else clips[rows]
+        batch = read_clips(clips, slice(start, min(start + BATCH, len(clips))))
         batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
         if batch.shape[1] > 1:
             difference = batch.diff(dim=1).abs()

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.data.info import DatasetInfo
+
+Indices = Tensor | Sequence[int] | slice | None
+
+
+class Clips(Protocol):
+    """Clips that are read when they are asked for: of a split, or of a set that is too large for memory."""
+
+    def __len__(self) -> int: ...
+
+    def clips(self, indices: Indices = None) -> Tensor:
+        """Clips at these indices, (n, T, C, H, W), as a tensor of their own; all of them without an argument."""
+        ...
+
+
+def read_clips(clips: Tensor | Clips, indices: Tensor | Sequence[int] | slice) -> Tensor:
+    """Some clips of a tensor (N, T, C, H, W), or of what reads them."""
+    return clips[indices] if isinstance(clips, Tensor) else clips.clips(indices)
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def clips(self, indices: Tensor | Sequence[int] | slice | None = None) -> Tensor:
+    def clips(self, indices: Indices = None) -> Tensor:
         """Clips at these indices, (n, T, C, H, W) uint8; all of them without an argument. Only these are read."""
         if indices is None:
             indices = slice(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,10 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from harness.data.base import VideoDataset
+from harness.data.base import Clips, Indices, VideoDataset
 from harness.data.cache import ClipCache, describe
 from harness.data.info import DatasetInfo
-from harness.distilled import DistilledSet, check_clips
+from harness.distilled import DistilledSet, check_clips, map_tensors
 from harness.errors import TaskError
 from harness.job import Job
 from harness.measure import Phases
@@ -30,6 +31,9 @@ from harness.registry import Registry
 from harness.seeds import derive_seed
 from harness.spec import AssetSpec, PluginSpec
 from harness.store import Store
+
+TOGETHER = 64 << 20
+"""Values of a set's clips that are held in memory together; of more, a batch at a time is read or made. 100 clips of 16x3x112x112."""
 
 
 @dataclass
@@ -123,11 +127,12 @@ class Work:
             raise TaskError(f"{what} {key[:12]} of this task is not done: run the command again")
         return record
 
-    def distilled(self, method: MethodPlugin, info: DatasetInfo) -> tuple[DistilledSet, Tensor]:
-        """The set that this task rests on, and the clips (N, T, C, H, W) that it stands for."""
+    def distilled(self, method: MethodPlugin, info: DatasetInfo) -> tuple[DistilledSet, Tensor | Clips]:
+        """The set that this task rests on, memory-mapped, and the clips (N, T, C, H, W) that it stands for."""
         record = self.record_of(self.job.inputs["distill"], "set")
-        stored = DistilledSet.from_bytes(self.store.read_artifact(record, "distilled.safetensors"))
-        return stored, materialise(method, stored, info.clip_shape)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        stored = DistilledSet.open(self.store.open_artifact(record, "distilled.safetensors", self.scratch))
+        return stored, clips_of(method, stored, info.clip_shape)
 
     def keep(self, context: Context, plugin: MethodPlugin | EvaluatorPlugin | AssetPlugin) -> None:
         """Metrics, curves and cost that the plugin put into its context."""
@@ -138,6 +143,9 @@ class Work:
 
     def write_artifact(self, name: str, data: bytes) -> None:
         self.draft.artifacts[name] = self.store.write_artifact(self.job.key, name, data)
+
+    def move_artifact(self, name: str, path: Path) -> None:
+        self.draft.artifacts[name] = self.store.move_artifact(self.job.key, name, path)
 
     def clear_scratch(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -169,6 +177,38 @@ def materialise(method: MethodPlugin, stored: DistilledSet, clip_shape: tuple[in
     clips = method.materialise(dict(stored.tensors))
     check_clips(clips, len(stored.labels), clip_shape)
     return clips
+
+
+def clips_of(method: MethodPlugin, stored: DistilledSet, clip_shape: tuple[int, int, int, int]) -> Tensor | Clips:
+    """The same, but read or made when they are asked for where they are many and that can be done."""
+    if stored.file is None or len(stored.labels) * math.prod(clip_shape) <= TOGETHER:
+        return materialise(method, stored, clip_shape)
+    if stored.clips is None and method.materialise_rows(dict(stored.tensors), torch.zeros(1, dtype=torch.int64)) is None:
+        return materialise(method, stored, clip_shape)
+    return _StreamedClips(method, stored.file, len(stored.labels), clip_shape)
+
+
+@dataclass(frozen=True)
+class _StreamedClips:
+    """The clips of a stored set, a few at a time. The file is mapped anew for each of these reads, so that its pages are given back."""
+
+    method: MethodPlugin
+    file: Path
+    count: int
+    clip_shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def clips(self, indices: Indices = None) -> Tensor:
+        rows = torch.arange(self.count)[slice(None) if indices is None else indices]
+        tensors = map_tensors(self.file)
+        if "clips" in tensors:
+            return tensors["clips"].index_select(0, rows)
+        clips = self.method.materialise_rows(tensors, rows)
+        assert clips is not None
+        check_clips(clips, len(rows), self.clip_shape)
+        return clips
 
 
 def seed_everything(seed: int) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from harness.budget import audit
+from harness.data.base import Clips, read_clips
 from harness.distilled import DistilledSet
 from harness.errors import DistilledSetError
 from harness.plugin import MethodPlugin
 from harness.preview import animation, contact_sheet, pick_rows
 from harness.spec import DistillSpec
-from harness.tasks.common import Work, materialise, seed_everything
+from harness.tasks.common import Work, clips_of, seed_everything
 
 
 def run(work: Work) -> None:
@@ -37,16 +40,19 @@ def run(work: Work) -> None:
     figures = audit(stored, spec.budget)
     work.draft.metrics.update(figures)
     work.draft.metrics["frame_fraction"] = figures["frames_stored"] / native_frames
-    work.write_artifact("distilled.safetensors", stored.to_bytes())
-    show(work, "preview", materialise(plugin, stored, spec.budget.clip_shape), stored.labels, train.info.classes)
+    file = work.scratch / "distilled.safetensors"
+    stored.save(file)
+    stored = replace(DistilledSet.open(file), not_pixels=stored.not_pixels)  # as it will be read; what the method holds is let go
+    show(work, "preview", clips_of(plugin, stored, spec.budget.clip_shape), stored.labels, train.info.classes)
     if (kept := stored_clips(stored, spec.budget.clip_shape)) is not None:
         show(work, "stored", kept, stored.labels[:: len(stored.labels) // len(kept)], train.info.classes)
+    work.move_artifact("distilled.safetensors", file)
 
 
-def show(work: Work, name: str, clips: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+def show(work: Work, name: str, clips: Tensor | Clips, labels: Tensor, classes: tuple[str, ...]) -> None:
     """Pictures of clips, still and moving."""
     rows = pick_rows(labels)
-    shown, names = clips[rows], [classes[int(labels[r])] for r in rows]
+    shown, names = read_clips(clips, rows), [classes[int(labels[r])] for r in rows]
     work.write_artifact(f"{name}.png", contact_sheet(shown, names))
     work.write_artifact(f"{name}.gif", animation(shown, names))
 

@@ -25,7 +25,6 @@ data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
-from methods.compose import Composed, part
+from methods.compose import Composed, Videos, part
 from methods.gvd.arrival import Arrival
 from methods.gvd.codec import Codec
 from methods.gvd.guidance import Guidance
@@ -130,23 +129,22 @@ class GVD(Composed):
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         backbone = self._backbone(context)
-        guidance, start = self._guidance()
-        how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
-        instances, arrival = self.empty(budget), Arrival()
-        per_class = budget.ipc * self.compose
-        done, total = 0, budget.clips * self.compose
-        for modes, classes, of_class in self._batches(backbone.codec, train, budget, context):
-            numbers = torch.arange(done, done + len(modes))
-            noise = torch.stack([torch.randn(modes.shape[1:], generator=context.generator_of(number)) for number in numbers.tolist()])
-            noise = noise.to(context.device)
-            weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
-            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise, guidance, how, weights)
-            for label in classes.unique().tolist():
-                arrival.add(latents[classes == label], of_class[label], numbers[classes == label] % per_class)
-            self.place(instances, backbone.codec.decode(latents).cpu(), done)
-            done += len(modes)
-            context.progress(done, total)
-        context.metrics |= {"videos_generated": float(total), "mode_hit_rate": arrival.hit_rate, "effective_pull": arrival.pull}
+        per_class, videos = budget.ipc * self.compose, budget.clips * self.compose
+        instances, arrival = self.room(budget, context), Arrival(context.scratch / "arrival.npy", videos)
+        modes: dict[int, Tensor] = {}
+        for first in range(0, videos, self.batch):
+            numbers = torch.arange(first, min(first + self.batch, videos))
+            if not instances.has(first, len(numbers)):  # else an interrupted attempt made them
+                classes, own = numbers // per_class, numbers % per_class
+                modes = self._modes(classes.unique().tolist(), modes, backbone.codec, train, per_class, context)
+                guided_by = torch.stack([modes[c][i] for c, i in zip(classes.tolist(), own.tolist(), strict=True)])
+                latents = self._latents(backbone, numbers, guided_by, classes, context)
+                for label, of_label in modes.items():
+                    mine = classes == label
+                    arrival.note(numbers[mine], latents[mine], of_label, own[mine])
+                self.place(instances, backbone.codec.decode(latents).cpu(), first)
+            context.progress(first + len(numbers), videos)
+        context.metrics |= {"videos_generated": float(videos), "mode_hit_rate": arrival.hit_rate, "effective_pull": arrival.pull}
         soft = label_clips(context.assets["teacher"], self.clips_of(instances), context) if self.soft else None
         return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
 
@@ -168,34 +166,33 @@ class GVD(Composed):
             return context.assets["backbone"]
         return load_pipeline(str(self.backbone), context.info, self.prompt, self.resolution, context.device)
 
-    def _batches(
-        self, codec: Codec, train: Split, budget: Budget, context: Context
-    ) -> Iterator[tuple[Tensor, Tensor, dict[int, Tensor]]]:
-        """Modes and classes of the videos to generate, ``batch`` at a time, across classes, and all modes of each of these classes.
+    def _latents(self, backbone: Any, numbers: Tensor, modes: Tensor, classes: Tensor, context: Context) -> Tensor:
+        """Videos number numbers (n,), each from noise of its own, so that what is made does not depend on how far an attempt came."""
+        guidance, start = self._guidance()
+        how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
+        noise = torch.stack([torch.randn(modes.shape[1:], generator=context.generator_of(number)) for number in numbers.tolist()])
+        weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
+        modes, classes, noise = (tensor.to(context.device) for tensor in (modes, classes, noise))
+        latents: Tensor = backbone.generate(modes, classes, noise, guidance, how, weights)
+        return latents
 
-        Modes are found when they are needed.
-        """
+    def _modes(
+        self, classes: list[int], known: dict[int, Tensor], codec: Codec, train: Split, k: int, context: Context
+    ) -> dict[int, Tensor]:
+        """The k modes of each of these classes, found where they are not known; those of other classes are let go."""
         from methods.gvd.modes import find_modes  # imports scikit-learn
 
-        waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
-        of_class: dict[int, Tensor] = {}
-        for label in range(budget.classes):
-            features = None
-            if self.features == "teacher":
-                features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
-            k, seed = budget.ipc * self.compose, context.seed + label
-            found = find_modes(codec, train, label, k, self.modes, seed, context.device, features)
-            of_class = {c: of_class[c] for c in set(classes.tolist())} | {label: found}
-            waiting = torch.cat([waiting, found]) if len(waiting) else found
-            classes = torch.cat([classes, torch.full((len(found),), label)])
-            while len(waiting) >= self.batch:
-                yield waiting[: self.batch], classes[: self.batch], of_class
-                waiting, classes = waiting[self.batch :], classes[self.batch :]
-        if len(waiting):
-            yield waiting, classes, of_class
+        modes = {label: known[label] for label in classes if label in known}
+        for label in classes:
+            if label not in modes:
+                features = None
+                if self.features == "teacher":
+                    features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
+                modes[label] = find_modes(codec, train, label, k, self.modes, context.seed + label, context.device, features)
+        return modes
 
 
-def label_clips(teacher: nn.Module, clips: Tensor | Split, context: Context) -> Tensor:
+def label_clips(teacher: nn.Module, clips: Split | Videos, context: Context) -> Tensor:
     """The teacher's logits (N, classes) of clips (N, T, C, H, W), in small batches."""
     protocol = context.protocol.model_copy(update={"test_batch": min(LABEL_BATCH, context.protocol.test_batch)})
     return predict_logits(teacher, clips, protocol, context.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
 from methods.gvd.codec import BATCH
-from methods.selection import select_clips, too_few_clips
+from methods.selection import choose_rows, too_few_clips
 
 
 @method("codec_random")
@@ -34,7 +34,11 @@ class CodecRandom:
         def choose(rows: Tensor) -> Tensor:
             return rows[torch.randperm(len(rows), generator=context.generator)[: budget.ipc]]
 
-        codec, chosen = context.assets["codec"], select_clips(train, budget, choose)
-        assert chosen.clips is not None
-        decoded = [codec.decode(codec.encode(part.to(context.device))).cpu() for part in chosen.clips.split(BATCH)]
-        return DistilledSet.of_clips(torch.cat(decoded), chosen.labels)
+        codec, rows = context.assets["codec"], choose_rows(train, budget, choose)
+        clips, done = context.writer(budget.clips, budget.clip_shape), 0
+        for part in rows.split(BATCH):
+            if not clips.has(done, len(part)):
+                clips.write(done, codec.decode(codec.encode(train.clips(part).to(context.device))).cpu())
+            done += len(part)
+            context.progress(done, budget.clips)
+        return DistilledSet.of_clips(clips, train.labels[rows])

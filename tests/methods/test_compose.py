@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from harness.budget import Budget, audit
+from harness.clip_writer import ClipWriter
 from harness.errors import BudgetError
 from harness.registry import Registry
 from harness.tasks.common import materialise
@@ -30,41 +31,41 @@ def test_parts_cover_an_instance_once() -> None:
         assert [f for j in range(parts) for f in range(length)[part(length, parts, j)]] == list(range(length))
 
 
-def test_in_time_by_hand() -> None:
+def test_in_time_by_hand(tmp_path: Path) -> None:
     clips = torch.arange(4).view(4, 1, 1, 1, 1).expand(4, 4, 1, 2, 2) * 10 + torch.arange(4).view(1, 4, 1, 1, 1)
-    composed, storage = Composed(2), torch.zeros(2, 4, 1, 2, 2, dtype=torch.uint8)
+    composed, storage = Composed(2), ClipWriter(tmp_path / "clips", (2, 4, 1, 2, 2), 2)
     composed.place(storage, clips[:1].to(torch.uint8), 0)  # in two micro-batches that do not end with an instance
     composed.place(storage, clips[1:].to(torch.uint8), 1)
-    assert storage[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
-    assert composed.clips_of(storage) is storage
+    assert storage.rows[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
+    assert torch.equal(composed.clips_of(storage).clips(), storage.rows)
 
 
-def test_in_space_by_hand() -> None:
+def test_in_space_by_hand(tmp_path: Path) -> None:
     """Four flat videos fill the quarters of a mosaic and come back whole."""
     flat = torch.tensor([10, 20, 30, 40], dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 2, 1, 4, 4)
-    composed, storage = Composed(4, "grid"), torch.zeros(1, 2, 1, 4, 4, dtype=torch.uint8)
+    composed, storage = Composed(4, "grid"), ClipWriter(tmp_path / "clips", (1, 2, 1, 4, 4), 4)
     composed.place(storage, flat, 0)
-    assert storage[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
-    assert torch.equal(composed.clips_of(storage), flat)
+    assert storage.rows[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
+    assert torch.equal(composed.clips_of(storage).clips(), flat)
 
 
-def test_some_frames_of_each_by_hand() -> None:
+def test_some_frames_of_each_by_hand(tmp_path: Path) -> None:
     """Two videos of eight frames keep frames 1, 3, 5, 7, the middles of four parts, and come back with what lies between."""
     ramps = torch.stack([torch.arange(8) * 10, 200 - torch.arange(8) * 10]).to(torch.uint8).view(2, 8, 1, 1, 1).expand(2, 8, 1, 2, 2)
-    composed, storage = Composed(2, "thin"), torch.zeros(1, 8, 1, 2, 2, dtype=torch.uint8)
+    composed, storage = Composed(2, "thin"), ClipWriter(tmp_path / "clips", (1, 8, 1, 2, 2), 2)
     composed.place(storage, ramps, 0)
-    assert storage[0, :, 0, 0, 0].tolist() == [10, 30, 50, 70, 190, 170, 150, 130]
-    made = composed.clips_of(storage)
+    assert storage.rows[0, :, 0, 0, 0].tolist() == [10, 30, 50, 70, 190, 170, 150, 130]
+    made = composed.clips_of(storage).clips()
     places = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
     expected = [np.round(np.interp(places, np.arange(4), kept)).astype(int).tolist() for kept in ([10, 30, 50, 70], [190, 170, 150, 130])]
     assert made[:, :, 0, 0, 0].tolist() == expected and made.shape == ramps.shape
 
 
-def test_a_colour_channel_each_against_pillow() -> None:
+def test_a_colour_channel_each_against_pillow(tmp_path: Path) -> None:
     clips = torch.randint(0, 256, (3, 2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    composed, storage = Composed(3, "gray"), torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8)
+    composed, storage = Composed(3, "gray"), ClipWriter(tmp_path / "clips", (1, 2, 3, 4, 4), 3)
     composed.place(storage, clips, 0)
-    made = composed.clips_of(storage)
+    made = composed.clips_of(storage).clips()
     assert made.shape == clips.shape and all(torch.equal(made[:, :, 0], made[:, :, c]) for c in (1, 2))
     for clip, gray in zip(clips, made, strict=True):
         for frame, got in zip(clip, gray[:, 0], strict=True):
@@ -72,22 +73,22 @@ def test_a_colour_channel_each_against_pillow() -> None:
             assert np.abs(pillow - got.numpy()).max() <= 1  # pillow rounds its weights to 1 / 65,536
     without_colour = clips[:, :, :1].expand(-1, -1, 3, -1, -1)
     composed.place(storage, without_colour, 0)
-    assert torch.equal(composed.clips_of(storage), without_colour), "nothing is lost where there is no colour"
+    assert torch.equal(composed.clips_of(storage).clips(), without_colour), "nothing is lost where there is no colour"
     assert "as many videos as there are colour channels" in str(composed.unfit(Budget(1, (2, 1, 4, 4), 2)))
 
 
 @pytest.mark.parametrize(("compose", "size"), [(4, 32), (9, 32), (4, 15)])
-def test_tiles_are_resized_bilinearly(compose: int, size: int) -> None:
+def test_tiles_are_resized_bilinearly(compose: int, size: int, tmp_path: Path) -> None:
     """Down without aliasing, up as torch does it; a side that is not divided gives tiles of unequal size."""
     clips = torch.randint(0, 256, (compose, 3, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    composed, storage = Composed(compose, "grid"), torch.zeros(1, 3, 1, size, size, dtype=torch.uint8)
+    composed, storage = Composed(compose, "grid"), ClipWriter(tmp_path / "clips", (1, 3, 1, size, size), compose)
     composed.place(storage, clips, 0)
-    made = composed.clips_of(storage)
+    made = composed.clips_of(storage).clips()
     assert made.shape == clips.shape and made.dtype == torch.uint8
     n = composed.side
     for j in range(compose):
         rows, columns = (slice(k * size // n, (k + 1) * size // n) for k in (j // n, j % n))
-        tile = storage[0, :, :, rows, columns]
+        tile = storage.rows[0, :, :, rows, columns]
         small = F.interpolate(clips[j].float(), tile.shape[-2:], mode="bilinear", antialias=True)
         assert torch.equal(tile, small.round().to(torch.uint8))
         large = F.interpolate(tile.float(), (size, size), mode="bilinear")

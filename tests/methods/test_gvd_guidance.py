@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,31 +208,34 @@ def test_every_video_has_its_own_weights() -> None:
     assert torch.allclose(x.mean(dim=(2, 3, 4)), 2 * weights, atol=1e-3)
 
 
-def test_arrival_by_hand() -> None:
+def test_arrival_by_hand(tmp_path: Path) -> None:
     """Two modes at 0 and 10 on a line: videos at 1, for the first, and at 4, for the second."""
-    arrival = Arrival()
-    arrival.add(torch.tensor([[1.0], [4.0]]), torch.tensor([[0.0], [10.0]]), torch.tensor([0, 1]))
+    arrival = Arrival(tmp_path / "a.npy", 3)
+    assert arrival.hit_rate is None and arrival.pull is None
+    arrival.note(torch.tensor([0, 1]), torch.tensor([[1.0], [4.0]]), torch.tensor([[0.0], [10.0]]), torch.tensor([0, 1]))
     assert arrival.hit_rate == 0.5, "the second is nearer to the other's mode"
     assert arrival.pull == pytest.approx(1 - (1 + 6) / (9 + 4))
-    arrival.add(torch.tensor([[0.0]]), torch.tensor([[0.0], [3.0], [9.0]]), torch.tensor([0]))  # another class, in another batch
+    arrival = Arrival(tmp_path / "a.npy", 3)  # as after an interruption
+    arrival.note(torch.tensor([2]), torch.tensor([[0.0]]), torch.tensor([[0.0], [3.0], [9.0]]), torch.tensor([0]))  # another class
     assert arrival.hit_rate == pytest.approx(2 / 3)
     assert arrival.pull == pytest.approx(1 - (7 + 0) / (13 + 6))
 
 
-def test_videos_that_do_not_know_their_mode_have_no_pull() -> None:
+def test_videos_that_do_not_know_their_mode_have_no_pull(tmp_path: Path) -> None:
     """Chance hits and no pull, though one mode lies nearer to all videos than the others do."""
     generator = torch.Generator().manual_seed(0)
     modes = torch.randn(5, 40, generator=generator) * torch.tensor([0.2, 1, 1, 2, 2])[:, None]
-    arrival, k = Arrival(), 5
-    for _ in range(200):
-        arrival.add(torch.randn(k, 40, generator=generator), modes, torch.arange(k))
+    k = 5
+    arrival = Arrival(tmp_path / "a.npy", 200 * k)
+    for i in range(200):
+        arrival.note(torch.arange(k) + i * k, torch.randn(k, 40, generator=generator), modes, torch.arange(k))
     assert arrival.hit_rate == pytest.approx(1 / k, abs=0.02)
     assert arrival.pull == pytest.approx(0, abs=0.01)
-    exact = Arrival()
-    exact.add(modes, modes, torch.arange(k))
+    exact = Arrival(tmp_path / "b.npy", k)
+    exact.note(torch.arange(k), modes, modes, torch.arange(k))
     assert exact.hit_rate == 1 and exact.pull == pytest.approx(1)
-    single = Arrival()
-    single.add(modes[:1], modes[:1], torch.zeros(1).long())
+    single = Arrival(tmp_path / "c.npy", 1)
+    single.note(torch.tensor([0]), modes[:1], modes[:1], torch.zeros(1).long())
     assert single.hit_rate is None and single.pull is None
 
 
