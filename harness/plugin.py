@@ -96,12 +96,6 @@ class Context:
 
         return torch.Generator().manual_seed(derive_seed("clip", self.seed, number))
 
-    def generator_of(self, number: int) -> torch.Generator:
-        """A CPU generator for one clip or video, decided by ``seed`` and its number alone: not by what was drawn before, nor in which batch."""
-        import torch
-
-        return torch.Generator().manual_seed(derive_seed("clip", self.seed, number))
-
 
 class MethodPlugin:
     """A distillation method. ``distill`` is required, but for a reference."""

@@ -22,14 +22,15 @@ positive; with hard labels they are left out and each clip has the class it star
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Budget, Context, DistilledSet, Embedding, Log, Split, TaskError, method, normalise, parts, place
-from methods.pixels import denormalise, follow, real_clips
+from harness import Budget, Context, DistilledSet, Embedding, Log, Split, TaskError, method, normalise, parts
+from methods.pixels import FreshNetwork, denormalise, follow, real_clips
 
 WARM_UP = 500
 """Steps over which the rate of a pool network would rise to its full value, from a hundredth; a network does not live as long."""
@@ -37,11 +38,9 @@ SMALLEST_SHARE = 1e-6
 """Least probability of a class in a stored soft label, over the number of classes: a one-hot label loses a millionth at most."""
 
 
-@method("frepo")
-class FRePo:
-    """Kernel ridge regression from distilled to real clips in the features of a pool of networks (NeurIPS 2022)."""
-
-    native_labels = "soft"
+@dataclass(frozen=True)
+class Regresses:
+    """The parameters of the pool and of the regression; methods add what the distilled clips are made of."""
 
     network: str = "convnet3d"
     """Evaluator that the pool is made of."""
@@ -53,8 +52,6 @@ class FRePo:
     """Learning rate of Adam on the networks (released: 1e-4)."""
     iterations: int = 10_000
     """Steps on the clips (released: 10,000)."""
-    lr: Annotated[float, Log(3e-4, 0.1)] = 0.003
-    """Learning rate of Adam on the pixels (own choice), which like the labels' falls to a tenth along a cosine (released)."""
     label_lr: Annotated[float, Log(1e-4, 0.1)] = 0.001
     """Learning rate of Adam on the labels (released: 1e-3); 0 keeps them as they are."""
     real_batch: int = 512
@@ -64,11 +61,31 @@ class FRePo:
 
     def __post_init__(self) -> None:
         counts_fit = min(self.pool, self.max_age, self.real_batch) >= 1 and self.iterations >= 0
-        if not counts_fit or min(self.lr, self.ridge) <= 0 or self.label_lr < 0:
-            raise ValueError("frepo takes pool, max_age, real_batch >= 1, iterations and label_lr >= 0, lr and ridge > 0")
+        if not counts_fit or self.ridge <= 0 or self.label_lr < 0:
+            raise ValueError("pool, max_age and real_batch must be at least 1, iterations and label_lr at least 0, ridge above 0")
 
     def networks(self) -> dict[str, str]:
         return {"psi": self.network}
+
+    def new_pool(self, context: Context) -> list[PoolNetwork]:
+        """The first networks. They count as staggered in age, so that they are not all replaced at once; none is trained before
+        (released)."""
+        return [PoolNetwork(context, self, i * self.max_age // self.pool) for i in range(self.pool)]
+
+
+@method("frepo")
+class FRePo(Regresses):
+    """Kernel ridge regression from distilled to real clips in the features of a pool of networks (NeurIPS 2022)."""
+
+    native_labels = "soft"
+
+    lr: Annotated[float, Log(3e-4, 0.1)] = 0.003
+    """Learning rate of Adam on the pixels (own choice), which like the labels' falls to a tenth along a cosine (released)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr <= 0:
+            raise ValueError(f"frepo takes lr > 0, got {self.lr}")
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         device = context.device
@@ -81,11 +98,9 @@ class FRePo:
         targets = (centred(labels, classes).to(device) / scale).requires_grad_(self.label_lr > 0)
         learned = [clips, targets] if self.label_lr > 0 else [clips]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(learned, (self.lr, self.label_lr), strict=False)])
-        steps = max(1, self.iterations)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.55 + 0.45 * math.cos(math.pi * step / steps))
+        schedule = to_a_tenth(optimizer, self.iterations)
 
-        # The first networks count as staggered in age, so that they are not all replaced at once; none is trained before (released).
-        pool = [PoolNetwork(context, self, i * self.max_age // self.pool) for i in range(self.pool)]
+        pool = self.new_pool(context)
 
         for iteration in range(self.iterations):
             i = int(torch.randint(self.pool, (1,), generator=context.generator))
@@ -104,24 +119,24 @@ class FRePo:
             schedule.step()
 
             pool[i].train_step(clips.detach(), targets.detach())
-            if pool[i].age >= self.max_age:
-                pool[i] = PoolNetwork(context, self)
             follow(context, "regression_loss", iteration + 1, self.iterations, 0.5 * error.detach().square().sum(1).mean())
 
         return DistilledSet.of_clips(denormalise(clips.detach()).cpu(), labels, as_logits(targets.detach() * scale).cpu())
 
 
 class PoolNetwork:
-    """A network with its optimiser and the number of steps that it counts as trained."""
+    """A network with its optimiser and the number of steps that it counts as trained; at ``max_age`` it is drawn anew in place."""
 
-    def __init__(self, context: Context, method: FRePo, age: int = 0) -> None:
-        with context.device:
-            network = context.networks["psi"]()
-        self.network = place(network, context.device)
-        if not isinstance(network, Embedding):
-            raise TaskError(f"{type(network).__name__} has no embed(clips): nothing can be regressed from its features")
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=method.network_lr)
-        self.schedule = pool_schedule(self.optimizer, method.max_age)
+    def __init__(self, context: Context, method: Regresses, age: int = 0) -> None:
+        self._fresh, self._method = FreshNetwork(context.networks["psi"], context.device), method
+        self._begin(age)
+        if not isinstance(self.network, Embedding):
+            raise TaskError(f"{type(self.network).__name__} has no embed(clips): nothing can be regressed from its features")
+
+    def _begin(self, age: int) -> None:
+        self.network = self._fresh.draw()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self._method.network_lr)
+        self.schedule = pool_schedule(self.optimizer, self._method.max_age)
         self.age = age
 
     def embed(self, clips: Tensor) -> Tensor:
@@ -138,6 +153,8 @@ class PoolNetwork:
         self.optimizer.step()
         self.schedule.step()
         self.age += 1
+        if self.age >= self._method.max_age:
+            self._begin(0)
 
 
 def pool_schedule(optimizer: torch.optim.Optimizer, max_age: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -147,6 +164,12 @@ def pool_schedule(optimizer: torch.optim.Optimizer, max_age: int) -> torch.optim
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=WARM_UP)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_age, eta_min=0.01 * lr)
     return torch.optim.lr_scheduler.ChainedScheduler([warm_up, cosine])
+
+
+def to_a_tenth(optimizer: torch.optim.Optimizer, iterations: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """All rates fall to a tenth along a cosine."""
+    steps = max(1, iterations)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
 def centred(labels: Tensor, classes: int) -> Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import Budget, Context, Embedding, Split, TaskError, normalise, parts, place
 
@@ -38,37 +38,32 @@ def real_clips(train: Split, budget: Budget, context: Context) -> tuple[Tensor, 
     return normalise(train.clips(index), context.device), train.labels[index]
 
 
-class RandomNetwork:
-    """A declared network that is built once, on the device, and drawn anew in place from the device's global generator.
+class FreshNetwork:
+    """A network that is built once, on the device, and drawn anew in place from the device's global generator.
 
-    Its parameters need no gradient. A draw is what building it would have drawn: where that is true of ``reset_parameters`` of its
-    modules, which is tried once, they do it; else the network is built again and its state copied.
+    A draw is what building it would have drawn: where that is true of ``reset_parameters`` of its modules, which is tried once, they do
+    it; else the network is built again and its state copied.
     """
 
-    def __init__(self, context: Context, name: str) -> None:
-        self._device, self._build = context.device, context.networks[name]
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+    def __init__(self, build: Callable[[], nn.Module], device: torch.device) -> None:
+        self._build, self._device = build, device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self._fresh = self._built()
             self._resets = self._resets_as_built()
-        self._module = place(copy.deepcopy(self._fresh), self._device)
-        if not isinstance(self._module, Embedding):
-            raise TaskError(f"{type(self._module).__name__} has no embed(clips): distributions cannot be matched in its features")
+        self._module = place(copy.deepcopy(self._fresh), device)
 
-    def draw(self) -> None:
-        """Other parameters, as of a network that was just built."""
+    def draw(self) -> nn.Module:
+        """The network, always the same object, with other parameters, as if it was just built."""
         if self._resets:
             _reset(self._fresh)
         else:
             self._fresh = self._built()
         self._module.load_state_dict(self._fresh.state_dict())
+        return self._module
 
-    def embed(self, clips: Tensor) -> Tensor:
-        """Features (N, D) of normalised clips (N, T, C, H, W); a CPU computes them in parts that its caches hold."""
-        return torch.cat([self._module.embed(part) for part in clips.chunk(parts(self._module, clips))])  # type: ignore[operator]
-
-    def _built(self) -> torch.nn.Module:
+    def _built(self) -> nn.Module:
         with self._device:  # initialised where it is used: a network an iteration is too much to copy
-            return self._build().to(self._device).requires_grad_(False)
+            return self._build().to(self._device)
 
     def _resets_as_built(self) -> bool:
         torch.manual_seed(0)
@@ -78,7 +73,22 @@ class RandomNetwork:
         return all(torch.equal(tensor, built[name]) for name, tensor in self._fresh.state_dict().items())
 
 
-def _reset(module: torch.nn.Module) -> None:
+class RandomNetwork(FreshNetwork):
+    """A declared network that is drawn anew to embed clips; its parameters need no gradient."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        super().__init__(context.networks[name], context.device)
+        self._module.requires_grad_(False)
+        if not isinstance(self._module, Embedding):
+            raise TaskError(f"{type(self._module).__name__} has no embed(clips): distributions cannot be matched in its features")
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Features (N, D) of normalised clips (N, T, C, H, W); a CPU computes them in parts that its caches hold."""
+        return torch.cat([self._module.embed(part) for part in clips.chunk(parts(self._module, clips))])  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _reset(module: nn.Module) -> None:
     for part in module.modules():
         if callable(reset := getattr(part, "reset_parameters", None)):
             reset()

@@ -25,16 +25,16 @@ data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
-from methods.compose import Composed, Videos, part
+from methods.compose import Videos, part
 from methods.gvd.arrival import Arrival
 from methods.gvd.codec import Codec
+from methods.gvd.generating import Generating
 from methods.gvd.guidance import Guidance
 from methods.gvd.pipelines import load_pipeline
 from methods.gvd.sampling import Sampling
@@ -44,7 +44,7 @@ LABEL_BATCH = 16
 
 
 @method("gvd")
-class GVD(Composed):
+class GVD(Generating):
     """Guided video diffusion: latents are pulled to class-wise modes while they are denoised, several videos make one instance."""
 
     metrics = (
@@ -76,45 +76,14 @@ class GVD(Composed):
     """noise: denoising starts from noise and is guided; mode: it starts from the noised mode instead of being guided by it."""
     init_level: float = 0.75
     """Noise level at which denoising starts from the mode."""
-    soft: bool = True
-    """Store the teacher's logits with the set."""
-    teacher: str = ""
-    """Evaluator network of the teacher, trained on the full training split; empty: the run's teacher."""
-    cfg: Annotated[float, Range(1, 6)] = 2.5
-    """Scale of classifier-free guidance; 1: off, and half the time."""
-    sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
-    """Sampler."""
-    steps: int = 12
-    """Denoising steps."""
-    shift: float = 3.0
-    """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
-    backbone: Path | str = "trained"
-    """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
-    prompt: str = "a video of {}"
-    """What a pretrained pipeline is asked for; {} is the class name."""
-    resolution: int = 0
-    """Height and width at which a pretrained pipeline works; 0: its own."""
-    codec: Path | str = "patch"
-    """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
-    batch: int = 12
-    """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
-        if self.shift <= 0:
-            raise ValueError(f"shift must be above 0, got {self.shift}")
         if self.guidance < 0 or not 0 <= self.stop <= 1 or not 0 < self.init_level <= 1:
             raise ValueError(
                 f"guidance must not be negative, stop in [0, 1] and init_level in (0, 1], "
                 f"got {self.guidance}, {self.stop} and {self.init_level}"
             )
-
-    @property
-    def native_labels(self) -> Literal["hard", "soft"]:
-        """Soft where the logits are stored."""
-        return "soft" if self.soft else "hard"
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
         needed = {}
@@ -123,9 +92,6 @@ class GVD(Composed):
         if self.soft or self.features == "teacher":
             needed["teacher"] = Asset("teacher", {"evaluator": self.teacher})
         return needed
-
-    def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
-        return self.unfit(budget)
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         backbone = self._backbone(context)

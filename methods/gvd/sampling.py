@@ -18,7 +18,7 @@ class Denoiser(Protocol):
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor, cfg: float) -> Tensor: ...
 
 
-SAMPLERS = ("euler", "dpm++", "unipc", "ddim")
+SAMPLERS = ("euler", "dpm++", "unipc", "ddim", "ddim-linear")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Sampling:
 def make_scheduler(name: str, steps: int, shift: float = 1.0) -> Any:
     """A diffusers scheduler with its timesteps set.
 
-    euler: flow matching; dpm++ and unipc: second-order multistep solvers along the same path; ddim: the variance-preserving path.
+    euler: flow matching; dpm++ and unipc: second-order multistep solvers along the same path; ddim: the variance-preserving path, with a
+    cosine schedule; ddim-linear: with that of DDPM and DiT, 1,000 betas from 1e-4 to 0.02.
     shift: t' = shift t / (1 + (shift - 1) t), more of the steps at high noise (Esser et al., arXiv 2403.03206, equation 23); ddim has none.
     """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
@@ -52,8 +53,9 @@ def make_scheduler(name: str, steps: int, shift: float = 1.0) -> Any:
         scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift)
     elif name == "unipc":
         scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift)
-    elif name == "ddim":
-        scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="trailing")
+    elif name in ("ddim", "ddim-linear"):
+        betas = "linear" if name == "ddim-linear" else "squaredcos_cap_v2"
+        scheduler = DDIMScheduler(beta_schedule=betas, clip_sample=False, timestep_spacing="trailing")
     else:
         raise ValueError(f"unknown sampler {name!r}, valid: {', '.join(SAMPLERS)}")
     scheduler.set_timesteps(steps)

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from harness.budget import Budget
 from harness.registry import Registry
 from harness.training import normalise
-from methods.mtt import MTT, Experts, ExpertTrajectories, draw_batches, flatten, forward, judge, student_gradient
+from methods.mtt import MTT
 from methods.pixels import real_clips
+from methods.trajectories import Experts, ExpertTrajectories, draw_batches, flatten, forward, judge, student_gradient
 from tests.tiny import ContextFactory, tiny_split
 
 SHAPE = (4, 1, 16, 16)
@@ -99,7 +100,7 @@ def test_recomputation_gives_the_same_gradient(contexts: ContextFactory, monkeyp
         return clips, context.metrics["synthetic_lr"]
 
     kept, alpha = distilled()
-    monkeypatch.setattr("methods.mtt.KEPT_VALUES", 0)
+    monkeypatch.setattr("methods.trajectories.KEPT_VALUES", 0)
     made_anew, same = distilled()
     torch.testing.assert_close(made_anew, kept, atol=1e-5, rtol=1e-4)
     assert same == pytest.approx(alpha)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from harness.budget import Budget, audit, charged_frames
 from harness.registry import Registry
 from methods.pixels import denormalise
-from methods.vdsd_dm import RELEASED_RATES, VDSD, distill_frames, draw_frames, draw_one, frame_network, gradient_distance, hallucinate
+from methods.static_dynamic import hallucinate
+from methods.vdsd_dm import RELEASED_RATES, VDSD
 from tests.tiny import ContextFactory, tiny_split
 
 SHAPE = (4, 3, 16, 16)
@@ -22,32 +22,9 @@ def contexts(tmp_path: Path) -> ContextFactory:
     return ContextFactory(Registry(), tmp_path)
 
 
-def test_hallucinator_is_one_convolution_over_image_and_memory() -> None:
-    """Layer by layer: 327 parameters for colour, and the same numbers as the module on the stacked channels."""
-    layer = nn.Conv3d(4, 3, 3, padding=1)
-    assert sum(p.numel() for p in layer.parameters()) == 327
-    static, dynamic = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 1, 6, 6)
-    clips = hallucinate(static, dynamic, layer.weight, layer.bias)
-    for n in range(2):
-        stacked = torch.stack([torch.cat([static[n], dynamic[n, t]]) for t in range(5)], 1)
-        torch.testing.assert_close(clips[n], layer(stacked[None])[0].transpose(0, 1))
-
-
-def test_gradient_distance_by_hand() -> None:
-    real = [torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.ones(2)]
-    made = [torch.tensor([[3.0, 0.0], [1.0, 0.0]]), -torch.ones(2)]
-    assert gradient_distance(real, made).item() == pytest.approx(1.0), "parallel row 0, orthogonal row 1, the bias left out"
-
-
-def test_frame_network_has_the_parameters_of_dc() -> None:
-    network = frame_network((3, 112, 112), 50, 128)
-    assert sum(p.numel() for p in network[:-2].parameters()) == 299_520, "the frame encoder of the field's CNN+RNN networks"
-    assert network(torch.randn(1, 3, 112, 112)).shape == (1, 50)
-
-
 def test_stores_and_is_charged_for_images_memories_and_hallucinator(contexts: ContextFactory) -> None:
     train, budget = tiny_split(SHAPE), Budget(2, SHAPE, 3)
-    method = VDSD(NETWORK, dynamic_per_clip=1, static_iterations=1, static_width=4, iterations=1, real_batch=4)
+    method = VDSD(network=NETWORK, dynamic_per_clip=1, static_iterations=1, static_width=4, iterations=1, real_batch=4)
     stored = method.distill(train, budget, contexts(method, train))
     assert stored.clips is None
     planes = 6 * (2 * 3 + 1 * 4) * 16 * 16
@@ -60,7 +37,7 @@ def test_stores_and_is_charged_for_images_memories_and_hallucinator(contexts: Co
 
 def test_every_pair_of_a_clip_is_made(contexts: ContextFactory) -> None:
     train, budget = tiny_split((8, 3, 16, 16)), Budget(1, (8, 3, 16, 16), 3)
-    method = VDSD(NETWORK, static_iterations=0, iterations=0)
+    method = VDSD(network=NETWORK, static_iterations=0, iterations=0)
     stored = method.distill(train, budget, contexts(method, train))
     clips = method.materialise(dict(stored.tensors))
     weight, bias = stored.tensors["hallucinator.weight"], stored.tensors["hallucinator.bias"]
@@ -88,36 +65,11 @@ def test_gray_clips_fit_with_half_memories_and_every_pixel_of_the_images(context
     """What `skip` says fits is what the audit passes: as under the protocol quick, for gray clips and for clips of colour."""
     for shape, charged in (((8, 1, 32, 32), 6), ((8, 3, 32, 32), (6 + 4) / 3)):
         train, budget = tiny_split(shape), Budget(1, shape, 3)
-        method = VDSD(NETWORK, 2, 1, True, 0, 0.1, 4, 0)
+        method = VDSD(dynamic_per_clip=1, half=True, static_iterations=0, iterations=0, network=NETWORK)
         assert method.skip(train.info, budget) is None
         stored = method.distill(train, budget, contexts(method, train))
         hallucinator = 27 * (shape[1] + 1) * shape[1] + shape[1]
         assert audit(stored, budget)["frames_stored"] == math.ceil(3 * charged + hallucinator / (shape[1] * 1024))
-
-
-def test_the_image_gradient_is_that_of_the_gradient_distance(contexts: ContextFactory) -> None:
-    """One step of stage 1 against finite differences of DC's loss, in double precision."""
-    train, budget = tiny_split(SHAPE), Budget(1, SHAPE, 3)
-    method = VDSD(NETWORK, static_iterations=1, static_lr=1.0, static_width=4, iterations=0, real_batch=4)
-    rows = [train.indices_of(c) for c in range(3)]
-    start = torch.cat([draw_frames(train, r, 2, contexts(method, train)) for r in rows])
-    moved = distill_frames(start.view(3, 1, 2, *start.shape[1:]), train, budget, method, contexts(method, train)).flatten(0, 2)
-
-    context = contexts(method, train)  # the same draws again: the network, then the real frames of each class
-    network = frame_network(SHAPE[1:], 3, 4).double()
-    frames = [draw_frames(train, r, 4, context).double() for r in rows]
-
-    def gradients(clips: torch.Tensor, c: int) -> tuple[torch.Tensor, ...]:
-        loss = nn.functional.cross_entropy(network(clips), torch.full((len(clips),), c))
-        return torch.autograd.grad(loss, list(network.parameters()))
-
-    def distance(images: torch.Tensor) -> float:
-        return sum(float(gradient_distance(gradients(frames[c], c), gradients(images[2 * c : 2 * c + 2], c))) for c in range(3))
-
-    direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
-    ahead, behind = (distance(start.double() + sign * 1e-5 * direction) for sign in (1, -1))
-    slope = float(((start - moved).double() * direction).sum())
-    assert slope == pytest.approx((ahead - behind) / 2e-5, rel=1e-2)
 
 
 def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts: ContextFactory) -> None:
@@ -126,7 +78,7 @@ def test_memories_lower_the_matching_loss_while_the_images_stand_still(contexts:
     runs = []
     for lr_dynamic, lr_hallucinator in ((1e-12, 1e-12), (1.0, 1e-3)):
         rates = {"lr_dynamic": lr_dynamic, "lr_hallucinator": lr_hallucinator}
-        method = VDSD(NETWORK, dynamic_per_clip=1, static_iterations=0, iterations=40, real_batch=6, **rates)  # type: ignore[arg-type]
+        method = VDSD(network=NETWORK, dynamic_per_clip=1, static_iterations=0, iterations=40, real_batch=6, **rates)  # type: ignore[arg-type]
         context = contexts(method, train)
         stored = method.distill(train, budget, context)
         runs.append((stored.tensors, [value for _, value in context.curves["matching_loss"]]))
@@ -142,7 +94,7 @@ def test_a_real_start_is_a_real_clip(contexts: ContextFactory, channels: int) ->
     """Of gray clips exactly; of colour, whose memories have one channel, the middle frame."""
     shape = (4, channels, 16, 16)
     train = tiny_split(shape)
-    method = VDSD(NETWORK, static_per_clip=1, dynamic_per_clip=1, half=True, static_iterations=0, iterations=0, start="real")
+    method = VDSD(network=NETWORK, static_per_clip=1, dynamic_per_clip=1, half=True, static_iterations=0, iterations=0, start="real")
     stored = method.distill(train, Budget(2, shape, 3), contexts(method, train))
     clips, real = method.materialise(dict(stored.tensors)), train.clips().float() / 255
     if channels == 3:
@@ -152,20 +104,13 @@ def test_a_real_start_is_a_real_clip(contexts: ContextFactory, channels: int) ->
     assert torch.equal(train.labels[distance.indices], stored.labels)
 
 
-def test_a_pair_is_drawn_at_every_use(contexts: ContextFactory) -> None:
-    """Each slot gets one of its own rows, all of them in time."""
-    context = contexts(VDSD(NETWORK), tiny_split(SHAPE))
-    drawn = torch.stack([draw_one(torch.arange(3, 6), 2, context) for _ in range(30)])
-    assert [sorted(set(column.tolist())) for column in drawn.T] == [[6, 7], [8, 9], [10, 11]]
-
-
 def test_rates_are_the_released_ones_of_the_budget(contexts: ContextFactory) -> None:
     """One step of SGD from the same start: at IPC 5 the memories move 1e7 times as far for their gradient, the hallucinator a tenth."""
     train = tiny_split(SHAPE, per_class=8)
     moved = {}
     for ipc in (1, 5):
         for rates in ({}, {"lr_dynamic": RELEASED_RATES[ipc][0], "lr_hallucinator": RELEASED_RATES[ipc][1]}):
-            method = VDSD(NETWORK, static_iterations=0, iterations=1, real_batch=4, **rates)
+            method = VDSD(network=NETWORK, static_iterations=0, iterations=1, real_batch=4, **rates)
             moved[ipc, bool(rates)] = method.distill(train, Budget(ipc, SHAPE, 3), contexts(method, train)).tensors
     for ipc in (1, 5):
         assert all(torch.equal(moved[ipc, False][name], moved[ipc, True][name]) for name in moved[ipc, True])
