@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -91,6 +93,18 @@ class DistilledSet:
             raise StoreError("not a distilled set: the file has no labels")
         labels = tensors.pop("__labels__")
         return cls(tensors, labels, tensors.pop("__soft_labels__", None))
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by a private memory map: read when they are used, and a change never reaches the file.
+
+    Raises StoreError where it is no such file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise StoreError(f"{path.name} is no safetensors file: {error}") from error
 
 
 def check_clips(clips: Tensor, n: int, clip_shape: tuple[int, int, int, int]) -> None:

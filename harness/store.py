@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -181,23 +182,64 @@ class Store:
         self.write_bytes(f"artifacts/{key}/{name}", data)
         return Artifact(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
+    def move_artifact(self, key: str, name: str, path: Path) -> Artifact:
+        """Store a local file as one of a task's, without reading it into memory; returns its entry for the record. The file is moved."""
+        with open(path, "rb") as file:
+            entry = Artifact(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+        target = self._at(f"artifacts/{key}/{name}")
+        try:
+            if not self.is_local:
+                self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
+                self.fs.put_file(str(path), target)
+                return entry
+            self._make_room(target)
+            temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+            try:
+                shutil.move(path, temporary)  # renamed, or copied where the store is on another disk
+                os.replace(temporary, target)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {name} of {key} in {self.shown}: {error.strerror or redacted(str(error))}") from error
+        return entry
+
+    def open_artifact(self, record: Record, name: str, folder: Path) -> Path:
+        """A local file that has been compared with its record: the stored one, or a copy of it in ``folder`` where the store is elsewhere.
+
+        Raises StoreError as ``read_artifact`` does, but for memory, which is not needed.
+        """
+        place = f"artifacts/{record.key}/{name}"
+        if self.is_local:
+            self.verify_artifact(record, name)
+            return Path(self._at(place))
+        copy = folder / f"{record.key}-{name}"
+        if not copy.is_file():
+            partial = copy.with_suffix(".partial")
+            with open(partial, "wb") as file:
+                for part in self._verified(record, name):
+                    file.write(part)
+            partial.rename(copy)
+        return copy
+
     def read_artifact(self, record: Record, name: str) -> bytes:
         """A file that a record names. Raises StoreError when it is missing, not what was written, or larger than this machine's memory."""
         entry = self._entry(record, name)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if entry.bytes > memory:
             raise StoreError(f"artifact {name} of {record.key} has {entry.bytes:,} bytes: more than this machine's memory of {memory:,}")
-        place = f"artifacts/{record.key}/{name}"
-        data = self.read_bytes(place, entry.bytes)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", place)
-        return data
+        return b"".join(self._verified(record, name))
 
     def verify_artifact(self, record: Record, name: str) -> None:
         """Compare a file with its record, a piece at a time. Raises StoreError as ``read_artifact`` does."""
+        for _ in self._verified(record, name):
+            pass
+
+    def _verified(self, record: Record, name: str) -> Iterator[bytes]:
+        """A file that a record names, a piece at a time; raises StoreError after the last one where it is not what was written."""
         entry, sha, place = self._entry(record, name), hashlib.sha256(), f"artifacts/{record.key}/{name}"
         for part in self._chunks(place, entry.bytes):
             sha.update(part)
+            yield part
         if sha.hexdigest() != entry.sha256:
             raise DamagedError(f"artifact {name} of {record.key} is damaged: its checksum differs from its record's", place)
 

@@ -53,17 +53,20 @@ class InlineExecutor:
 
 
 def _with_time_limit(job: Job) -> Record:
-    """Run a task; past its limit an exception is raised inside of it, at its next Python instruction."""
+    """Run a task; an exception is raised inside of it, at its next Python instruction, where it makes no progress for too long."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return run_job(job)
 
     def expire(_signal: int, _frame: FrameType | None) -> None:
-        raise TaskTimeout(f"ran past its limit of {job.timeout:g} s")
+        raise TaskTimeout(job.timeout)
+
+    def restart() -> None:
+        signal.setitimer(signal.ITIMER_REAL, job.timeout)
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, job.timeout)
+    restart()
     try:
-        return run_job(job)
+        return run_job(job, restart)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -24,6 +24,7 @@ from harness.executors import Outcome
 from harness.job import Job
 from harness.record import Record
 from harness.store import Store
+from harness.worker import TaskTimeout
 
 _OWN_PROCESS = ("asset", "distill")
 _TOKEN = Path.home() / ".ray" / "auth_token"
@@ -43,8 +44,9 @@ class _Slot:
 class _Running:
     job: Job
     slot: _Slot
-    seen: float | None = None
-    """When the driver first saw the task's heartbeat; its time limit counts from then, not from the wait for resources."""
+    at: tuple[int, int] | None = None
+    seen: float = 0.0
+    """How far its heartbeat said that it was, and since when: its time limit counts from then, not from the wait for resources."""
 
 
 class RayExecutor:
@@ -158,16 +160,17 @@ class RayExecutor:
             return None
 
     def _expire(self) -> list[Outcome]:
-        """Kill what is past its time."""
+        """Kill what made no progress for too long."""
         outcomes = []
         for reference, running in list(self._busy.items()):
-            if running.seen is None and self._store.exists(f"running/{running.job.key}.json"):
-                running.seen = time.monotonic()
-            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout:
+            beat = self._store.read_json(f"running/{running.job.key}.json")
+            if beat is not None and running.at != (at := (beat["done"], beat["total"])):
+                running.at, running.seen = at, time.monotonic()
+            if running.at is not None and time.monotonic() - running.seen > running.job.timeout:
                 self._ray.kill(running.slot.actor)
                 del self._busy[reference]
                 self._store.remove(f"running/{running.job.key}.json")
-                outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
+                outcomes.append(Outcome(running.job.key, None, "timeout", str(TaskTimeout(running.job.timeout))))
         return outcomes
 
 

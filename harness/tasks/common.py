@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from harness.data.base import VideoDataset
 from harness.data.cache import ClipCache, describe
 from harness.data.info import DatasetInfo
-from harness.distilled import DistilledSet, check_clips
+from harness.distilled import DistilledSet, check_clips, map_tensors
 from harness.errors import TaskError
 from harness.job import Job
 from harness.measure import Phases
@@ -114,7 +113,7 @@ class Work:
         inputs = {name: k for name, k in record.inputs.items() if name != "data"}
         with seeded(seed):
             context = self.context(self.job.info, seed, spec.protocol.recipe, spec.networks, inputs)
-            return plugin.load(load(self.store.read_artifact(record, "asset.safetensors")), context)
+            return plugin.load(map_tensors(self.store.open_artifact(record, "asset.safetensors", self.scratch)), context)
 
     def record_of(self, key: str, what: str) -> Record:
         """The record of an input. Raises TaskError when it is not done."""
@@ -138,6 +137,9 @@ class Work:
 
     def write_artifact(self, name: str, data: bytes) -> None:
         self.draft.artifacts[name] = self.store.write_artifact(self.job.key, name, data)
+
+    def move_artifact(self, name: str, path: Path) -> None:
+        self.draft.artifacts[name] = self.store.move_artifact(self.job.key, name, path)
 
     def clear_scratch(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)

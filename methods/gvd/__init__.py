@@ -3,7 +3,8 @@
 No code of the paper is released and its equations could not be read; this is the project's reading of it, step by step:
 
 1. Latents: training clips pass through a codec (``codec``; asset latent_codec).
-2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes (``modes``).
+2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes, or the real clips nearest to
+   them (``modes``).
 3. Guided denoising: a class-conditional video diffusion model (asset video_diffusion) generates one video for each mode. At every guided
    step the predicted clean latent is pulled to the mode, x0' = x0 + guidance * w_f * s * (mode - x0), strongly in the first frames and with
    a weight w_f that falls linearly to ``w_end`` in the last; s is 1, or MGD3's sigma^2 / alpha (``rule``). From the noise level ``stop``
@@ -26,6 +27,7 @@ data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,10 +37,11 @@ from torch import Tensor, nn
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
 from methods.compose import Composed, part
 from methods.gvd.arrival import Arrival
-from methods.gvd.codec import Codec
+from methods.gvd.clock import Clock
 from methods.gvd.guidance import Guidance
-from methods.gvd.pipelines import load_pipeline
+from methods.gvd.pipelines import load_pipeline, prompts_of
 from methods.gvd.sampling import Sampling
+from methods.latents import Latents, codec_asset, latent_assets, latents_of
 
 LABEL_BATCH = 16
 """Clips that the teacher labels at a time, so that memory does not grow with the set."""
@@ -69,8 +72,10 @@ class GVD(Composed):
     stop: Annotated[float, Range(0.3, 1)] = 0.75
     """Noise level sigma / (alpha + sigma) at which guidance stops, from 1 (noise, nothing is guided) to 0 (the end); 0.75: after 6 of 12
     steps that are shifted by 3."""
-    modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
-    """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
+    modes: Literal["auto", "kmeans", "real", "random", "gmm"] = "auto"
+    """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture. auto: centres where
+    the backbone is trained here, real clips with a pretrained pipeline. 40 centres of some 93 clips, as UCF101 has in a class, are blends
+    of two or three of them, and what an autoencoder decodes from a blend is a double exposure, which no pretrained model would make."""
     features: Literal["latent", "teacher"] = "latent"
     """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
     init: Literal["noise", "mode"] = "noise"
@@ -81,29 +86,44 @@ class GVD(Composed):
     """Store the teacher's logits with the set."""
     teacher: str = ""
     """Evaluator network of the teacher, trained on the full training split; empty: the run's teacher."""
-    cfg: Annotated[float, Range(1, 6)] = 2.5
-    """Scale of classifier-free guidance; 1: off, and half the time."""
+    cfg: Annotated[float, Range(1, 6)] = 0.0
+    """Scale of classifier-free guidance; 1: off, and half the time; 0: the backbone's own, 2.5 where it is trained here."""
     sampler: Literal["euler", "dpm++", "unipc", "ddim"] = "dpm++"
     """Sampler."""
-    steps: int = 12
-    """Denoising steps."""
+    steps: int = 0
+    """Denoising steps; 0: the backbone's own, 12 where it is trained here."""
     shift: float = 3.0
     """Shift of the timesteps toward high noise, where motion and extent are decided; 1: even steps. Pipelines have their own."""
     backbone: Path | str = "trained"
     """trained: the asset video_diffusion; else a pretrained Latte, Wan, CogVideoX or AnimateDiff pipeline, a folder or hub id."""
     prompt: str = "a video of {}"
     """What a pretrained pipeline is asked for; {} is the class name."""
-    resolution: int = 0
-    """Height and width at which a pretrained pipeline works; 0: its own."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Frames, height and width at which a pretrained pipeline works; 0: its own."""
+    finetune: Literal["none", "lora", "full"] = "none"
+    """Whether a pretrained denoiser is trained on the training split first: the asset pipeline_tuning."""
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """What a pretrained denoiser computes in; everything around it is float32."""
+    offload: bool = False
+    """Keep a pretrained denoiser in the memory of the CPU and bring a layer to the GPU when it computes: less GPU memory, slower."""
+    compiled: bool = False
+    """Compile a pretrained denoiser (torch.compile): minutes at first, then faster."""
     codec: Path | str = "patch"
-    """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
+    """Latents of a backbone that is trained here: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id). A pretrained
+    pipeline has its own autoencoder."""
     batch: int = 12
     """Videos that are generated at a time; memory depends on this, not on the budget. A GPU takes many more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
+        if self.steps < 0 or self.batch < 1:
+            raise ValueError(f"steps must not be negative and batch at least 1, got {self.steps} and {self.batch}")
+        if self.cfg != 0 and self.cfg < 1:
+            raise ValueError(f"cfg must be at least 1, or 0 for the backbone's own, got {self.cfg}")
+        if min(self.size) < 0:
+            raise ValueError(f"size must not be negative, got {list(self.size)}")
+        if self.finetune != "none" and self.backbone == "trained":
+            raise ValueError(f"finetune={self.finetune} is for a pretrained backbone: name its folder by backbone=FOLDER")
         if self.shift <= 0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
         if self.guidance < 0 or not 0 <= self.stop <= 1 or not 0 < self.init_level <= 1:
@@ -117,10 +137,22 @@ class GVD(Composed):
         """Soft where the logits are stored."""
         return "soft" if self.soft else "hard"
 
+    @property
+    def source(self) -> str:
+        """What guides, where ``modes`` leaves it to the backbone."""
+        if self.modes != "auto":
+            return self.modes
+        return "kmeans" if self.backbone == "trained" else "real"
+
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        needed = {}
+        needed: dict[str, Asset] = {}
         if self.backbone == "trained":
-            needed["backbone"] = Asset("video_diffusion", {"codec": self.codec})
+            needed |= {"backbone": Asset("video_diffusion", {"codec": self.codec}), **latent_assets(self.codec)}
+        else:
+            needed |= {"codec": codec_asset(self.backbone, self.size), **latent_assets(self.backbone, self.size)}
+        if self.finetune != "none":
+            params = {"backbone": self.backbone, "how": self.finetune, "prompt": self.prompt, "size": self.size}
+            needed["tuned"] = Asset("pipeline_tuning", params)
         if self.soft or self.features == "teacher":
             needed["teacher"] = Asset("teacher", {"evaluator": self.teacher})
         return needed
@@ -131,23 +163,31 @@ class GVD(Composed):
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         backbone = self._backbone(context)
         guidance, start = self._guidance()
-        how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
+        how = Sampling(self.sampler, self.steps or backbone.steps, self.cfg or backbone.cfg, start, self.shift)
         instances, arrival = self.empty(budget), Arrival()
         per_class = budget.ipc * self.compose
         done, total = 0, budget.clips * self.compose
-        for modes, classes, of_class in self._batches(backbone.codec, train, budget, context):
+        clock = Clock("gvd", "video")
+        latents_of_train = latents_of(backbone.codec, train, context)
+        for modes, classes, of_class in self._batches(latents_of_train, train, budget, context):
             numbers = torch.arange(done, done + len(modes))
             noise = torch.randn(modes.shape, generator=context.generator).to(context.device)
             weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
-            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise, guidance, how, weights)
+            progress = partial(self._tell, context, done, len(modes), total)
+            latents = backbone.generate(modes.to(context.device), classes.to(context.device), noise, guidance, how, weights, progress)
             for label in classes.unique().tolist():
                 arrival.add(latents[classes == label], of_class[label], numbers[classes == label] % per_class)
             self.place(instances, backbone.codec.decode(latents).cpu(), done)
             done += len(modes)
-            context.progress(done, total)
+            clock.tell(len(modes), total - done)
         context.metrics |= {"videos_generated": float(total), "mode_hit_rate": arrival.hit_rate, "effective_pull": arrival.pull}
         soft = label_clips(context.assets["teacher"], self.clips_of(instances), context) if self.soft else None
         return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
+
+    @staticmethod
+    def _tell(context: Context, done: int, batch: int, total: int, step: int, steps: int) -> None:
+        """Progress in denoising steps of single videos: a batch of a large model takes longer than a task may be silent."""
+        context.progress(done * steps + batch * step, total * steps)
 
     def _guidance(self) -> tuple[Guidance, float]:
         """The guidance, and the noise level to start at."""
@@ -165,10 +205,11 @@ class GVD(Composed):
         """What generates: the asset that was trained here, or a pretrained pipeline."""
         if self.backbone == "trained":
             return context.assets["backbone"]
-        return load_pipeline(str(self.backbone), context.info, self.prompt, self.resolution, context.device)
+        how = (context.device, self.precision, self.offload, self.compiled, context.assets.get("tuned"))
+        return load_pipeline(str(self.backbone), context.assets["codec"], prompts_of(context.info, self.prompt), *how)
 
     def _batches(
-        self, codec: Codec, train: Split, budget: Budget, context: Context
+        self, latents: Latents, train: Split, budget: Budget, context: Context
     ) -> Iterator[tuple[Tensor, Tensor, dict[int, Tensor]]]:
         """Modes and classes of the videos to generate, ``batch`` at a time, across classes, and all modes of each of these classes.
 
@@ -179,11 +220,10 @@ class GVD(Composed):
         waiting, classes = torch.empty(0), torch.empty(0, dtype=torch.int64)
         of_class: dict[int, Tensor] = {}
         for label in range(budget.classes):
-            features = None
+            features, rows = None, train.indices_of(label)
             if self.features == "teacher":
-                features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
-            k, seed = budget.ipc * self.compose, context.seed + label
-            found = find_modes(codec, train, label, k, self.modes, seed, context.device, features)
+                features = label_clips(context.assets["teacher"], train.subset(rows), context)
+            found = find_modes(latents, rows, budget.ipc * self.compose, self.source, context.seed + label, features)
             of_class = {c: of_class[c] for c in set(classes.tolist())} | {label: found}
             waiting = torch.cat([waiting, found]) if len(waiting) else found
             classes = torch.cat([classes, torch.full((len(found),), label)])
