@@ -160,7 +160,7 @@ def missing_model(parameter: str, path: str, example: str) -> str:
     """What to tell a user whose model is not there."""
     return (
         f"{parameter}={path!r} could not be loaded: give a local folder in diffusers' format, or a hub id such as {example!r}; "
-        f"get it once on a machine with network by `huggingface-cli download {example}` and name the folder or set HF_HOME"
+        f"get it once on a machine with network by `hf download {example}` and name the folder or set HF_HOME"
     )
 
 

@@ -380,7 +380,7 @@ def test_a_small_autoencoder_is_trained(tmp_path: Path) -> None:
 
 
 def test_missing_models_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TaskError, match="huggingface-cli download maxin-cn/Latte-1"):
+    with pytest.raises(TaskError, match="hf download maxin-cn/Latte-1"):
         load_pipeline(str(tmp_path / "nothing"), None, ["a video"], CPU)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match=r"config.json is in neither"):
         LatentCodec(kind=str(tmp_path / "nothing")).build(TRAIN, make_context(tmp_path))
