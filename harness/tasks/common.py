@@ -157,6 +157,9 @@ class Assets(Mapping[str, Any]):
             self._loaded[name] = self._load(self._keys[name])
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._keys
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 

@@ -205,7 +205,8 @@ class GVD(Composed):
         """What generates: the asset that was trained here, or a pretrained pipeline."""
         if self.backbone == "trained":
             return context.assets["backbone"]
-        how = (context.device, self.precision, self.offload, self.compiled, context.assets.get("tuned"))
+        tuned = context.assets["tuned"] if self.finetune != "none" else None
+        how = (context.device, self.precision, self.offload, self.compiled, tuned)
         return load_pipeline(str(self.backbone), context.assets["codec"], prompts_of(context.info, self.prompt), *how)
 
     def _batches(

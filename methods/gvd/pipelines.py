@@ -160,7 +160,6 @@ def encode_prompts(pipe: Any, native: Native, prompts: Sequence[str], device: to
         text, free = pipe.encode_prompt(told, do_classifier_free_guidance=True, negative_prompt=[""] * len(told), device=device, **options)
         texts.append(text[: len(part)].cpu())
         empty = free[:1].cpu()
-    pipe.text_encoder.to("cpu")
     return torch.cat(texts), empty
 
 

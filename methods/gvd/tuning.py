@@ -46,7 +46,7 @@ class Tuned:
 class PipelineTuning:
     """A pretrained pipeline's denoiser, fine-tuned on the encoded training split and the prompts of its classes."""
 
-    backbone: Path | str = ""
+    backbone: Path | str = "maxin-cn/Latte-1"
     """The pipeline: a folder or hub id."""
     how: Literal["lora", "full"] = "lora"
     """lora: low-rank changes of the attention, some 1 % of the weights; full: all weights, 16 bytes of memory for each."""
