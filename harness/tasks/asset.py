@@ -25,7 +25,7 @@ def run(work: Work) -> None:
     work.keep(context, plugin)
     file = work.scratch / "asset.safetensors"
     file.touch()
-    mode = file.stat().st_mode  # save_file leaves a file that nobody else can read
+    mode = file.stat().st_mode & 0o777  # save_file leaves a file that nobody else can read
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
     file.chmod(mode)
     work.draft.metrics["asset_bytes"] = file.stat().st_size

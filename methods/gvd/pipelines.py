@@ -116,10 +116,10 @@ def load_pipeline(
             named = DiffusionPipeline.load_config(path).get("_class_name")
             raise TaskError(f"backbone={path!r} is a {named}; valid: {', '.join(FAMILIES)}")
         absent: dict[str, None] = dict.fromkeys(("vae", *native.family.networks))
-        texts, free = encode_prompts(DiffusionPipeline.from_pretrained(path, dtype=dtype, **absent), native, prompts, device)
+        texts, free = encode_prompts(DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, **absent), native, prompts, device)
         gc.collect()  # the text encoder is in reference cycles
         absent = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, **absent)
+        pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, **absent)
     except OSError as error:
         raise TaskError(missing_model("backbone", path, EXAMPLE)) from error
     backbone = PipelineBackbone(pipe, native, codec, texts, free, device)

@@ -142,7 +142,7 @@ def load_pretrained_codec(description: Tensor, clip_shape: tuple[int, int, int, 
         subfolder = "vae" if native is not None or (Path(path) / "vae").is_dir() else ""
         is_half = device.type == "cuda" and read_config(path, subfolder).get("_class_name") != "AutoencoderKLWan"
         options = {"subfolder": subfolder} if subfolder else {}
-        vae = AutoModel.from_pretrained(path, dtype=torch.bfloat16 if is_half else torch.float32, **options).to(device)
+        vae = AutoModel.from_pretrained(path, torch_dtype=torch.bfloat16 if is_half else torch.float32, **options).to(device)
     except OSError as error:
         raise TaskError(missing_model("codec", path, "stabilityai/sd-vae-ft-mse")) from error
     vae.enable_slicing()

@@ -162,7 +162,8 @@ def test_composition_in_time_guides_each_video_over_its_own_frames(context: Cont
 
 def test_bad_parameters_are_refused() -> None:
     grid = {"compose": 3, "layout": "grid"}
-    for params in ({"compose": 0}, {"steps": 0}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0}, {"batch": 0}, grid):
+    unfit = ({"compose": 0}, {"steps": -1}, {"cfg": 0.5}, {"size": (0, -1, 0)}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0})
+    for params in (*unfit, {"batch": 0}, grid):
         with pytest.raises(ValueError, match="must"):
             GVD(**params)  # type: ignore[arg-type]
     assert "do not fit" in str(GVD(compose=9).skip(TRAIN.info, Budget(1, SHAPE, 3)))

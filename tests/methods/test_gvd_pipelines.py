@@ -153,8 +153,8 @@ def test_the_autoencoder_of_wan_stays_in_float32(saved: dict[str, Path], monkeyp
     class Gpu:
         type = "cuda"
 
-    def load_on_cpu(cls: Any, path: str, dtype: torch.dtype, **options: Any) -> Any:
-        asked[Path(path)] = dtype
+    def load_on_cpu(cls: Any, path: str, torch_dtype: torch.dtype, **options: Any) -> Any:
+        asked[Path(path)] = torch_dtype
         model = original(cls, path, **options)
         monkeypatch.setattr(model, "to", lambda device: model)
         return model
