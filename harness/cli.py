@@ -75,7 +75,7 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @_results
 @click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: parallel, also on a cluster; inline: this process.")
 @click.option("--workers", type=click.IntRange(0), help="Tasks at a time; 0: as many as the CPUs or GPUs allow.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may take.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may go without getting further.")
 @click.option(
     "--rerun",
     type=click.Choice(["none", "failed", "all"]),
@@ -115,7 +115,7 @@ def run(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, .
 @_results
 @click.option("--executor", type=click.Choice(["ray", "inline"]), help="ray: trials side by side by Ray Tune; inline: this process.")
 @click.option("--workers", type=click.IntRange(0), help="Trials at a time; 0: as many as the CPUs or GPUs allow.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may take.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that one task may go without getting further.")
 @click.option("--track/--no-track", default=None, help="Write the trials to MLflow, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @_plugin

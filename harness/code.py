@@ -113,8 +113,15 @@ def source_files(path: Path, extra_roots: Sequence[Path] = ()) -> set[Path]:
 
 def content_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, or of the names and bytes of all files of a folder. Raises OSError when it cannot be read."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return _content_digest(path, tuple((file, *stamp(file)) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _content_digest(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """The same; several parameters may name one folder of many gigabytes."""
     sha = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for file, _, _ in files:
         sha.update(f"{file.relative_to(path) if file != path else ''}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
         with open(file, "rb") as handle:
             while part := handle.read(1 << 20):

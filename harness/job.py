@@ -13,7 +13,8 @@ from harness.spec import Kind, Spec
 class Job:
     """A task with where things are, and what it may use. Plain data, so that it goes to any worker.
 
-    results: folder or URL of the store. cache: folder of decoded clips. timeout: seconds. sweep: id of the command that runs it.
+    results: folder or URL of the store. cache: folder of decoded clips. timeout: seconds without getting further.
+    sweep: id of the command that runs it.
     origin: what the driver knows of its provenance: version, commit, platform, executor, concurrency. foreign: the plugins that it and
     its inputs rest on and that are not built in; only tasks of the same ones share a process.
     """

@@ -61,8 +61,9 @@ class Context:
     networks: builders of the evaluator networks that the plugin declared; each call gives a freshly initialised module on the CPU.
     protocol: the training recipe of the run, for assets that train a network.
     scratch: a folder of this task that survives interruption (checkpoints); removed when the task is done.
-    progress(done, total): call it as often as you like. metrics: named numbers for the record; what they are called in a report is said by
-    the plugin's hook ``metrics``. curves: name -> [(step, value)]. cost: what an asset cost that was made elsewhere (shipped weights).
+    progress(done, total): call it as often as you like; a task's time limit counts from the last call that said something new.
+    metrics: named numbers for the record; what they are called in a report is said by the plugin's hook ``metrics``.
+    curves: name -> [(step, value)]. cost: what an asset cost that was made elsewhere (shipped weights).
     """
 
     device: torch.device

@@ -74,7 +74,7 @@ class Display:
             self.last_plain = time.monotonic()
             for beat in running:
                 share = f" {100 * beat['done'] // beat['total']} %" if beat["total"] else ""
-                self._say(f"... {beat['name']}{share} on {beat['host']}, {time.time() - beat['started']:.0f} s")
+                self._say(f"... {beat['name']}{share} on {beat['host']}, {_times(beat)}")
             if running:
                 self._say(f"... {len(self.left)} tasks left, time: {self.estimator.total(self.left.values(), self.at_a_time)}")
 
@@ -97,7 +97,7 @@ class Display:
         lines: list[RenderableType] = [bar, Text(f"{told}; {elapsed} elapsed; left: {left}")]
         for beat in self.running:
             share = f"{100 * beat['done'] // beat['total']:3d} %" if beat["total"] else "  ..."
-            where = f"on {beat['host']} pid {beat['pid']}, {time.time() - beat['started']:.0f} s"
+            where = f"on {beat['host']} pid {beat['pid']}, {_times(beat)}"
             lines.append(Text(one_line(f"  {share}  {beat['name']}  {where}"), style="dim"))
         return Group(*lines)
 
@@ -125,6 +125,12 @@ def clip_progress(what: str) -> Iterator[Callable[[int, int], None]]:
                 console.print(f"{what}: {done} of {total} clips, {rate:.1f} clips/s, {left} left", highlight=False)
 
         yield update
+
+
+def _times(beat: Mapping[str, Any]) -> str:
+    """How long a task has run, and how long it will, from the speed at which it got further."""
+    left = "" if beat.get("left") is None else f", about {clock(beat['left'])} left"
+    return f"{time.time() - beat['started']:.0f} s{left}"
 
 
 def _headline(record: Record) -> str:

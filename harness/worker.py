@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -42,16 +42,19 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffuse
 
 
 class TaskTimeout(TaskError):
-    """A task ran past its time limit."""
+    """A task made no progress for as long as its time limit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"made no progress for {seconds:g} s, its limit")
 
 
-def run_job(job: Job) -> Record:
+def run_job(job: Job, on_progress: Callable[[], None] | None = None) -> Record:
     """Run one task and store its record; returns the record. Only a stop of the whole command passes through, whatever a plugin raises.
 
-    Raises StoreError where the record cannot be written.
+    on_progress: called whenever the task says that it got further. Raises StoreError where the record cannot be written.
     """
     store, phases = Store(job.results), Phases()
-    beat, log = Heartbeat(store, job), _Log(store, job.key)
+    beat, log = Heartbeat(store, job, on_progress), _Log(store, job.key)
     work: Work | None = None
     status: Status = "interrupted"
     reason: str | None = None
@@ -144,17 +147,30 @@ def now() -> str:
 class Heartbeat:
     """Where a task runs and how far it is, for the driver's display and its timeouts; also the plugins' progress callback."""
 
-    def __init__(self, store: Store, job: Job) -> None:
-        self._store, self._key = store, job.key
+    def __init__(self, store: Store, job: Job, on_progress: Callable[[], None] | None = None) -> None:
+        self._store, self._key, self._on_progress = store, job.key, on_progress
         self._state = {"key": job.key, "name": job.name, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         self._written = 0.0
+        self._told = (-1, -1)
+        self._begun = (0, 0.0)
+        """How much was done, and when, as the present count began: an interrupted attempt may have done some of it."""
 
     def __call__(self, done: int, total: int) -> None:
         moment = time.monotonic()
+        if (done, total) == self._told:
+            return
+        if total != self._told[1] or done < self._told[0]:
+            self._begun = (done, moment)
+        self._told = (done, total)
+        if self._on_progress is not None:
+            self._on_progress()
         if moment - self._written >= _HEARTBEAT_SECONDS:
             self._written = moment
+            first, begun = self._begun
+            left = (total - done) * (moment - begun) / (done - first) if done > first else None
             with contextlib.suppress(StoreError):  # it only shows where the task is
-                self._store.write_json(f"running/{self._key}.json", {**self._state, "done": int(done), "total": int(total)})
+                state = {**self._state, "done": int(done), "total": int(total), "left": left}
+                self._store.write_json(f"running/{self._key}.json", state)
 
 
 def _prepare(job: Job, store: Store, phases: Phases, beat: Heartbeat) -> Work:

@@ -23,10 +23,8 @@ from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
 from methods.compose import Composed
+from methods.latents import codec_asset, latent_assets, latents_of
 from methods.selection import embed_split, select_clips, too_few_clips
-
-BATCH = 64
-"""Clips that are encoded at a time."""
 
 
 @method("k_means_real")
@@ -45,7 +43,7 @@ class KMeansReal(Composed):
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
         if self.space == "teacher":
             return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
-        return {"codec": Asset("latent_codec", {"kind": self.codec})} if self.space == "latent" else {}
+        return {"codec": codec_asset(self.codec), **latent_assets(self.codec)} if self.space == "latent" else {}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return self.unfit(budget) or too_few_clips(info, budget, self.compose)
@@ -64,9 +62,8 @@ class KMeansReal(Composed):
             features = embed_split(train, context.assets["teacher"], context, unit_length=False)
             return lambda rows: features[rows]
         if self.space == "latent":
-            codec = context.assets["codec"]
-            device = context.device
-            return lambda rows: torch.cat([codec.encode(train.clips(part).to(device)).flatten(1).cpu() for part in rows.split(BATCH)])
+            latents = latents_of(context.assets["codec"], train, context)
+            return lambda rows: torch.cat([part.flatten(1) for part in latents.parts(rows)])
         return lambda rows: train.clips(rows).flatten(1).float() / 255
 
 

@@ -229,10 +229,10 @@ def test_inline_without_tracking_needs_neither_ray_nor_mlflow(bench: Path, tmp_p
 
 
 def test_timeout_inline(harness: Harness, tmp_path: Path) -> None:
-    done = harness("run", "--methods", "misbehave[how=sleep],first", "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "6")
+    done = harness("run", "--methods", "misbehave[how=stall],first", "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "6")
     assert done.returncode == 1
     statuses = {r["spec"]["method"]["label"]: r["status"] for r in records(tmp_path).values() if r["kind"] == "distill"}
-    assert statuses == {"misbehave[how=sleep]": "timeout", "first": "done"}
+    assert statuses == {"misbehave[how=stall]": "timeout", "first": "done"}
 
 
 def test_ctrl_c_marks_and_resumes(bench: Path, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness.worker import TaskTimeout
 from tests.conftest import PROJECT, TINY, Harness
 
 pytest.importorskip("ray")
@@ -38,12 +41,12 @@ def test_ray_and_inline_give_the_same_numbers(harness: Harness, tmp_path: Path) 
 
 def test_a_dead_worker_and_a_late_task_cost_only_themselves(harness: Harness, tmp_path: Path) -> None:
     child = tmp_path / "child"
-    methods = f"misbehave[how=die],misbehave[how=sleep],misbehave[how=child,marker={child}],first"
+    methods = f"misbehave[how=die],misbehave[how=stall],misbehave[how=child,marker={child}],first"
     done = harness("run", "--executor", "ray", "--methods", methods, "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "8")
     assert done.returncode == 1, done.stdout + done.stderr
     made = {r["spec"]["method"]["label"]: r for r in records(tmp_path / "results").values() if r["kind"] == "distill"}
     assert made["misbehave[how=die]"]["status"] == "failed" and "worker process died" in made["misbehave[how=die]"]["reason"]
-    assert made["misbehave[how=sleep]"]["status"] == "timeout" and "8 s" in made["misbehave[how=sleep]"]["reason"]
+    assert made["misbehave[how=stall]"]["status"] == "timeout" and "8 s" in made["misbehave[how=stall]"]["reason"]
     assert made["first"]["status"] == "done"
     started = made[f"misbehave[how=child,marker={child}]"]
     assert started["status"] == "done"
@@ -105,3 +108,41 @@ def test_kill_9_of_the_driver_and_again(bench: Path, tmp_path: Path, harness: Ha
     calm = harness("run", "--executor", "ray", "--methods", methods, "--ipc", "1", "--seeds", "1", "--no-reference")
     assert calm.returncode == 0
     assert measured(tmp_path / "results") == measured(tmp_path / "disturbed")
+
+
+def test_a_time_limit_counts_from_the_last_progress_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that goes on for three times its limit, and one that stops going on."""
+    from harness.executors import inline
+
+    def run(job: Any, on_progress: Any) -> Any:
+        for _ in range(job.steps):
+            time.sleep(0.2)
+            on_progress()
+        time.sleep(job.rest)
+        return "a record"
+
+    monkeypatch.setattr(inline, "run_job", run)
+    going: Any = SimpleNamespace(timeout=0.5, steps=8, rest=0)
+    assert inline._with_time_limit(going) == "a record"
+    stalling: Any = SimpleNamespace(timeout=0.5, steps=2, rest=30)
+    with pytest.raises(TaskTimeout, match=r"made no progress for 0.5 s"):
+        inline._with_time_limit(stalling)
+
+
+def test_a_time_limit_counts_from_the_last_progress_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the driver reads of two tasks, one of which gets no further; a task that waits for resources has no time yet."""
+    from harness.executors import ray
+
+    now, beats, killed = [0.0], {"a": {"done": 0, "total": 9}, "b": {"done": 0, "total": 9}}, []
+    monkeypatch.setattr("harness.executors.ray.time", SimpleNamespace(monotonic=lambda: now[0]))
+    executor: Any = object.__new__(ray.RayExecutor)
+    executor._ray = SimpleNamespace(kill=killed.append)
+    executor._store = SimpleNamespace(read_json=lambda name: beats.get(name[8:-5]), remove=lambda name: None)
+    tasks = {name: ray._Running(SimpleNamespace(key=name, timeout=10), SimpleNamespace(actor=name)) for name in ("a", "b", "c")}  # type: ignore[arg-type]
+    executor._busy = dict(tasks)
+    outcomes = []
+    for step in range(4):
+        now[0], beats["a"] = 6.0 * step, {"done": step, "total": 9}
+        outcomes += executor._expire()
+    assert killed == ["b"] and set(executor._busy) == {"a", "c"}
+    assert [(o.key, o.status, o.reason) for o in outcomes] == [("b", "timeout", "made no progress for 10 s, its limit")]

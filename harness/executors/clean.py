@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 
 from harness.errors import HarnessError
 from harness.executors import Outcome
+from harness.executors.inline import run_within_limit
 from harness.job import Job
-from harness.record import Record
 
 PRELOADED = ("torch", "sklearn.cluster", "harness.worker", "harness.tasks.asset", "harness.tasks.distill")
 """What the server imports: all that most methods need, and nothing that starts threads or touches a GPU."""
@@ -28,7 +28,7 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 
 def run_in_clean_process(job: Job) -> Outcome:
-    """Run a task in a process of its own, which ends with this one; past its time, or once it is done, all that it started is killed.
+    """Run a task in a process of its own, which ends with this one; once it is over, all that it started is killed.
 
     Raises what the task's worker raises: StoreError where no record could be written.
     """
@@ -40,7 +40,7 @@ def run_in_clean_process(job: Job) -> Outcome:
         process.start()
     sender.close()
     try:
-        ready = connection.wait([receiver, process.sentinel], timeout=job.timeout)
+        connection.wait([receiver, process.sentinel])
         answer = _answer(receiver)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -50,18 +50,17 @@ def run_in_clean_process(job: Job) -> Outcome:
     if isinstance(answer, HarnessError):
         raise answer
     if answer is not None:
-        return Outcome(job.key, answer, answer.status, answer.reason)
-    if not ready:
-        return Outcome(job.key, None, "timeout", f"ran past its limit of {job.timeout:g} s")
+        return answer
     return Outcome(job.key, None, "failed", f"the worker process died ({_how(process.exitcode)})")
 
 
-def _answer(receiver: Connection) -> Record | HarnessError | None:
+def _answer(receiver: Connection) -> Outcome | HarnessError | None:
     """What the process has sent; None where it sent nothing."""
     try:
-        return receiver.recv() if receiver.poll() else None
+        answer: Outcome | HarnessError | None = receiver.recv() if receiver.poll() else None
     except EOFError:
         return None
+    return answer
 
 
 def _how(code: int | None) -> str:
@@ -75,10 +74,8 @@ def _run(job: Job, sender: Connection) -> None:
     """In the new process."""
     os.setsid()
     _end_with_parent()
-    from harness.worker import run_job
-
     try:
-        sender.send(run_job(job))
+        sender.send(run_within_limit(job))
     except HarnessError as error:
         sender.send(error)
 

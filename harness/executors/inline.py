@@ -37,13 +37,9 @@ class InlineExecutor:
             changed = ", ".join(GUARD.stuck)
             raise HarnessError(f"a plugin changed this process for good ({changed}): run the same command again, what is done is kept")
         self._running = job = self._queue.pop(0)
-        try:
-            record = _with_time_limit(job)
-        except TaskTimeout as error:  # as the task was being closed
-            self._running = None
-            return [Outcome(job.key, None, "timeout", str(error))]
+        outcome = run_within_limit(job)
         self._running = None
-        return [Outcome(job.key, record, record.status, record.reason)]
+        return [outcome]
 
     def close(self) -> list[str]:
         keys = [self._running.key] if self._running else []
@@ -52,18 +48,30 @@ class InlineExecutor:
         return keys
 
 
+def run_within_limit(job: Job) -> Outcome:
+    """Run a task in this process, within its time limit where this is the main thread."""
+    try:
+        record = _with_time_limit(job)
+    except TaskTimeout as error:  # as the task was being closed
+        return Outcome(job.key, None, "timeout", str(error))
+    return Outcome(job.key, record, record.status, record.reason)
+
+
 def _with_time_limit(job: Job) -> Record:
-    """Run a task; past its limit an exception is raised inside of it, at its next Python instruction."""
+    """Run a task; an exception is raised inside of it, at its next Python instruction, where it makes no progress for too long."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return run_job(job)
 
     def expire(_signal: int, _frame: FrameType | None) -> None:
-        raise TaskTimeout(f"ran past its limit of {job.timeout:g} s")
+        raise TaskTimeout(job.timeout)
+
+    def restart() -> None:
+        signal.setitimer(signal.ITIMER_REAL, job.timeout)
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, job.timeout)
+    restart()
     try:
-        return run_job(job)
+        return run_job(job, restart)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -24,6 +24,7 @@ from harness.errors import HarnessError, StoreError
 from harness.executors import Outcome
 from harness.job import Job
 from harness.store import Store
+from harness.worker import TaskTimeout
 
 _OWN_PROCESS = ("asset", "distill")
 _GRACE_SECONDS = 10.0
@@ -44,8 +45,9 @@ class _Slot:
 class _Running:
     job: Job
     slot: _Slot
-    seen: float | None = None
-    """When the driver first saw the task's heartbeat; its time limit counts from then, not from the wait for resources."""
+    at: tuple[int, int] | None = None
+    seen: float = 0.0
+    """How far its heartbeat said that it was, and since when: its time limit counts from then, not from the wait for resources."""
 
 
 class RayExecutor:
@@ -161,17 +163,18 @@ class RayExecutor:
         return Outcome(job.key, stored, stored.status, stored.reason)
 
     def _expire(self) -> list[Outcome]:
-        """Kill what is past its time."""
+        """Kill what made no progress for too long."""
         outcomes = []
         for reference, running in list(self._busy.items()):
-            if running.seen is None and self._store.exists(f"running/{running.job.key}.json"):
-                running.seen = time.monotonic()
-            grace = _GRACE_SECONDS if running.job.kind in _OWN_PROCESS else 0.0  # the actor ends such a task itself
-            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout + grace:
+            beat = self._store.read_json(f"running/{running.job.key}.json")
+            if beat is not None and running.at != (at := (beat["done"], beat["total"])):
+                running.at, running.seen = at, time.monotonic()
+            grace = _GRACE_SECONDS if running.job.kind in _OWN_PROCESS else 0.0  # such a task ends itself, where it can
+            if running.at is not None and time.monotonic() - running.seen > running.job.timeout + grace:
                 self._ray.kill(running.slot.actor)
                 del self._busy[reference]
                 self._store.remove(f"running/{running.job.key}.json")
-                outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
+                outcomes.append(Outcome(running.job.key, None, "timeout", str(TaskTimeout(running.job.timeout))))
         return outcomes
 
 

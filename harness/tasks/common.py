@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from harness.data.base import Clips, Indices, VideoDataset
@@ -118,7 +117,7 @@ class Work:
         inputs = {name: k for name, k in record.inputs.items() if name != "data"}
         with seeded(seed):
             context = self.context(self.job.info, seed, spec.protocol.recipe, spec.networks, inputs)
-            return plugin.load(load(self.store.read_artifact(record, "asset.safetensors")), context)
+            return plugin.load(map_tensors(self.store.open_artifact(record, "asset.safetensors", self.scratch)), context)
 
     def record_of(self, key: str, what: str) -> Record:
         """The record of an input. Raises TaskError when it is not done."""
@@ -162,6 +161,9 @@ class Assets(Mapping[str, Any]):
         if name not in self._loaded:
             self._loaded[name] = self._load(self._keys[name])
         return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._keys
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

@@ -3,7 +3,8 @@
 No code of the paper is released and its equations could not be read; this is the project's reading of it, step by step:
 
 1. Latents: training clips pass through a codec (``codec``; asset latent_codec).
-2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes (``modes``).
+2. Modes: per class, k-means of the latents with k = IPC x videos per instance; the centres are the modes, or the real clips nearest to
+   them (``modes``).
 3. Guided denoising: a class-conditional video diffusion model (asset video_diffusion) generates one video for each mode. At every guided
    step the predicted clean latent is pulled to the mode, x0' = x0 + guidance * w_f * s * (mode - x0), strongly in the first frames and with
    a weight w_f that falls linearly to ``w_end`` in the last; s is 1, or MGD3's sigma^2 / alpha (``rule``). From the noise level ``stop``
@@ -25,6 +26,7 @@ data with 1.98 % of the frames) and 21.1 % on HMDB51 (73.83 % with 3.30 %).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -33,11 +35,12 @@ from torch import Tensor, nn
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method, predict_logits
 from methods.compose import Videos, part
 from methods.gvd.arrival import Arrival
-from methods.gvd.codec import Codec
+from methods.gvd.clock import Clock
 from methods.gvd.generating import Generating
 from methods.gvd.guidance import Guidance
-from methods.gvd.pipelines import load_pipeline
-from methods.gvd.sampling import Sampling
+from methods.gvd.pipelines import load_pipeline, prompts_of
+from methods.gvd.sampling import Sampling, StepDone
+from methods.latents import Latents, codec_asset, latent_assets, latents_of
 
 LABEL_BATCH = 16
 """Clips that the teacher labels at a time, so that memory does not grow with the set."""
@@ -68,8 +71,10 @@ class GVD(Generating):
     stop: Annotated[float, Range(0.3, 1)] = 0.75
     """Noise level sigma / (alpha + sigma) at which guidance stops, from 1 (noise, nothing is guided) to 0 (the end); 0.75: after 6 of 12
     steps that are shifted by 3."""
-    modes: Literal["kmeans", "real", "random", "gmm"] = "kmeans"
-    """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture."""
+    modes: Literal["auto", "kmeans", "real", "random", "gmm"] = "auto"
+    """What guides: k-means centres, the real clips nearest to them, random real clips, or means of a Gaussian mixture. auto: centres where
+    the backbone is trained here, real clips with a pretrained pipeline. 40 centres of some 93 clips, as UCF101 has in a class, are blends
+    of two or three of them, and what an autoencoder decodes from a blend is a double exposure, which no pretrained model would make."""
     features: Literal["latent", "teacher"] = "latent"
     """Where a class is clustered: in its flattened latents, or in the teacher's logits; a mode is a latent either way."""
     init: Literal["noise", "mode"] = "noise"
@@ -85,10 +90,22 @@ class GVD(Generating):
                 f"got {self.guidance}, {self.stop} and {self.init_level}"
             )
 
+    @property
+    def source(self) -> str:
+        """What guides, where ``modes`` leaves it to the backbone."""
+        if self.modes != "auto":
+            return self.modes
+        return "kmeans" if self.backbone == "trained" else "real"
+
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        needed = {}
+        needed: dict[str, Asset] = {}
         if self.backbone == "trained":
-            needed["backbone"] = Asset("video_diffusion", {"codec": self.codec})
+            needed |= {"backbone": Asset("video_diffusion", {"codec": self.codec}), **latent_assets(self.codec)}
+        else:
+            needed |= {"codec": codec_asset(self.backbone, self.size), **latent_assets(self.backbone, self.size)}
+        if self.finetune != "none":
+            params = {"backbone": self.backbone, "how": self.finetune, "prompt": self.prompt, "size": self.size}
+            needed["tuned"] = Asset("pipeline_tuning", params)
         if self.soft or self.features == "teacher":
             needed["teacher"] = Asset("teacher", {"evaluator": self.teacher})
         return needed
@@ -97,22 +114,30 @@ class GVD(Generating):
         backbone = self._backbone(context)
         per_class, videos = budget.ipc * self.compose, budget.clips * self.compose
         instances, arrival = self.room(budget, context), Arrival(context.scratch / "arrival.npy", videos)
+        latents_of_train, clock = latents_of(backbone.codec, train, context), Clock("gvd", "video")
         modes: dict[int, Tensor] = {}
         for first in range(0, videos, self.batch):
             numbers = torch.arange(first, min(first + self.batch, videos))
-            if not instances.has(first, len(numbers)):  # else an interrupted attempt made them
-                classes, own = numbers // per_class, numbers % per_class
-                modes = self._modes(classes.unique().tolist(), modes, backbone.codec, train, per_class, context)
-                guided_by = torch.stack([modes[c][i] for c, i in zip(classes.tolist(), own.tolist(), strict=True)])
-                latents = self._latents(backbone, numbers, guided_by, classes, context)
-                for label, of_label in modes.items():
-                    mine = classes == label
-                    arrival.note(numbers[mine], latents[mine], of_label, own[mine])
-                self.place(instances, backbone.codec.decode(latents).cpu(), first)
-            context.progress(first + len(numbers), videos)
+            if instances.has(first, len(numbers)):  # an interrupted attempt made them
+                continue
+            classes, own = numbers // per_class, numbers % per_class
+            modes = self._modes(classes.unique().tolist(), modes, latents_of_train, train, per_class, context)
+            guided_by = torch.stack([modes[c][i] for c, i in zip(classes.tolist(), own.tolist(), strict=True)])
+            progress = partial(self._tell, context, first, len(numbers), videos)
+            latents = self._latents(backbone, numbers, guided_by, classes, context, progress)
+            for label, of_label in modes.items():
+                mine = classes == label
+                arrival.note(numbers[mine], latents[mine], of_label, own[mine])
+            self.place(instances, backbone.codec.decode(latents).cpu(), first)
+            clock.tell(len(numbers), videos - first - len(numbers))
         context.metrics |= {"videos_generated": float(videos), "mode_hit_rate": arrival.hit_rate, "effective_pull": arrival.pull}
         soft = label_clips(context.assets["teacher"], self.clips_of(instances), context) if self.soft else None
         return self.stored(instances, torch.arange(budget.classes).repeat_interleave(budget.ipc), soft)
+
+    @staticmethod
+    def _tell(context: Context, done: int, batch: int, total: int, step: int, steps: int) -> None:
+        """Progress in denoising steps of single videos: a batch of a large model takes longer than a task may be silent."""
+        context.progress(done * steps + batch * step, total * steps)
 
     def _guidance(self) -> tuple[Guidance, float]:
         """The guidance, and the noise level to start at."""
@@ -130,17 +155,24 @@ class GVD(Generating):
         """What generates: the asset that was trained here, or a pretrained pipeline."""
         if self.backbone == "trained":
             return context.assets["backbone"]
-        return load_pipeline(str(self.backbone), context.info, self.prompt, self.resolution, context.device)
+        tuned = context.assets["tuned"] if self.finetune != "none" else None
+        how = (context.device, self.precision, self.offload, self.compiled, tuned)
+        return load_pipeline(str(self.backbone), context.assets["codec"], prompts_of(context.info, self.prompt), *how)
 
-    def _latents(self, backbone: Any, numbers: Tensor, modes: Tensor, classes: Tensor, context: Context) -> Tensor:
+    def _latents(self, backbone: Any, numbers: Tensor, modes: Tensor, classes: Tensor, context: Context, progress: StepDone) -> Tensor:
         """Videos number numbers (n,), each from noise of its own, so that what is made does not depend on how far an attempt came."""
         guidance, start = self._guidance()
-        how = Sampling(self.sampler, self.steps, self.cfg, start, self.shift)
+        how = Sampling(self.sampler, self.steps or backbone.steps, self.cfg or backbone.cfg, start, self.shift)
         noise = torch.stack([torch.randn(modes.shape[1:], generator=context.generator_of(number)) for number in numbers.tolist()])
         weights = guidance.weights(modes.shape[1], self._runs(modes.shape[1], numbers))
         modes, classes, noise = (tensor.to(context.device) for tensor in (modes, classes, noise))
-        latents: Tensor = backbone.generate(modes, classes, noise, guidance, how, weights)
+        latents: Tensor = backbone.generate(modes, classes, noise, guidance, how, weights, progress)
         return latents
+
+    def _modes(
+        self, classes: list[int], known: dict[int, Tensor], latents: Latents, train: Split, k: int, context: Context
+    ) -> dict[int, Tensor]:
+        """The k modes of each of these classes, found where they are not known; those of other classes are let go."""
 
     def _modes(
         self, classes: list[int], known: dict[int, Tensor], codec: Codec, train: Split, k: int, context: Context
@@ -151,10 +183,10 @@ class GVD(Generating):
         modes = {label: known[label] for label in classes if label in known}
         for label in classes:
             if label not in modes:
-                features = None
+                features, rows = None, train.indices_of(label)
                 if self.features == "teacher":
-                    features = label_clips(context.assets["teacher"], train.subset(train.indices_of(label)), context)
-                modes[label] = find_modes(codec, train, label, k, self.modes, context.seed + label, context.device, features)
+                    features = label_clips(context.assets["teacher"], train.subset(rows), context)
+                modes[label] = find_modes(latents, rows, k, self.source, context.seed + label, features)
         return modes
 
 

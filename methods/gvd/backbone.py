@@ -13,32 +13,30 @@ all of the noise through, frames x channels values at every place, and a network
 from __future__ import annotations
 
 import copy
-import math
-import sys
-import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness import Asset, Context, DatasetInfo, Split, TaskError, asset
-from methods.gvd.codec import BATCH, Codec
+from harness import Asset, Context, DatasetInfo, Split, asset
+from methods.gvd.codec import Codec
 from methods.gvd.guidance import Guidance
-from methods.gvd.sampling import Sampling, sample
+from methods.gvd.sampling import Sampling, StepDone, sample
 from methods.gvd.shipped import SHIPPED, shipped_tensors
+from methods.gvd.stepwise import Stepwise
 from methods.gvd.unet import Architecture, VideoUNet, pack, unpack, velocity_to
-
-CHECKPOINT_SECONDS = 60.0
-TIMED_STEPS = 5
-"""Steps, after the first, whose time tells how long training will take."""
-CURVE_STEPS = 50
-"""Steps that one point of the loss curve is the mean of."""
+from methods.latents import codec_asset, encode_all, latent_assets
 
 
 class Backbone:
-    """A trained denoiser behind the interface that sampling uses, with the codec of its latents."""
+    """A trained denoiser behind the interface that sampling uses, with the codec of its latents.
+
+    steps, cfg: of the sampling where GVD says nothing else.
+    """
+
+    steps, cfg = 12, 2.5
 
     def __init__(self, network: VideoUNet, codec: Codec) -> None:
         self.network, self.codec = network, codec
@@ -54,10 +52,17 @@ class Backbone:
         return free + cfg * (conditional - free)
 
     def generate(
-        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling, weights: Tensor | None = None
+        self,
+        modes: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        guidance: Guidance,
+        how: Sampling,
+        weights: Tensor | None = None,
+        progress: StepDone | None = None,
     ) -> Tensor:
         """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``."""
-        return sample(self, modes, labels, noise, guidance, how, weights)
+        return sample(self, modes, labels, noise, guidance, how, weights, progress)
 
 
 @asset("video_diffusion")
@@ -102,7 +107,7 @@ class VideoDiffusion:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"codec": Asset("latent_codec", {"kind": self.codec})}
+        return {"codec": codec_asset(self.codec), **latent_assets(self.codec)}
 
     def build(self, train: Split, context: Context) -> dict[str, Tensor]:
         """The averaged weights in half precision and their description.
@@ -115,7 +120,7 @@ class VideoDiffusion:
             context.cost = SHIPPED[train.info.digest].cost
             return {name: t for name, t in shipped.items() if not name.startswith("codec.")}
         codec: Codec = context.assets["codec"]
-        latents = encode_all(codec, train, context.scratch / "latents.npy", context.device)
+        stored = context.assets["latents"].array.numpy() if "latents" in context.assets else encode_all(codec, train, context)[0]
         architecture = Architecture(
             codec.latent_shape,
             len(train.info.classes),
@@ -127,7 +132,7 @@ class VideoDiffusion:
             self.frame_width,
         )
         trainer = Trainer(architecture, self, context.device)
-        trainer.run(latents, train.labels, context)
+        trainer.fit(stored, train.labels, context)
         context.curves["loss"] = trainer.curve
         return pack(trainer.average)
 
@@ -135,76 +140,28 @@ class VideoDiffusion:
         return Backbone(unpack(tensors).to(context.device).eval().requires_grad_(False), context.assets["codec"])
 
 
-def encode_all(codec: Codec, train: Split, path: Path, device: torch.device) -> np.ndarray:
-    """Latents of the whole split as a float16 memory map at ``path``, (N, F, c, h, w); made once."""
-    shape = (len(train), *codec.latent_shape)
-    if path.is_file():
-        made = np.load(path, mmap_mode="r")
-        if made.shape == shape:
-            return made
-    partial = path.with_suffix(".partial")
-    array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-    for start in range(0, len(train), BATCH):
-        clips = train.clips(slice(start, min(start + BATCH, len(train)))).to(device)
-        array[start : start + len(clips)] = codec.encode(clips).half().cpu().numpy()
-    array.flush()
-    partial.rename(path)
-    return np.load(path, mmap_mode="r")
+class Trainer(Stepwise):
+    """The training loop: flow matching, averaged weights."""
 
-
-class Trainer:
-    """The training loop: flow matching, averaged weights, checkpoints that it resumes from. No clock decides what it makes."""
+    latents: np.ndarray
+    labels: Tensor
 
     def __init__(self, architecture: Architecture, params: VideoDiffusion, device: torch.device) -> None:
-        self.params, self.device = params, device
+        super().__init__("video_diffusion", params.steps, params.lr, params.seed, device)
+        self.params = params
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed)
             self.network = VideoUNet(architecture).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=params.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        self.step = 0
-        self.losses: list[Tensor] = []  # since the last point of the curve
-        self.curve: list[tuple[int, float]] = []
 
-    def run(self, latents: np.ndarray, labels: Tensor, context: Context) -> None:
+    def fit(self, latents: np.ndarray, labels: Tensor, context: Context) -> None:
         """Train to the last step; ``latents`` may be a memory map of any size."""
-        params, path = self.params, context.scratch / "checkpoint.pt"
-        if path.is_file():
-            self._resume(path)
-        first = self.step
-        saved = timed = time.monotonic()
-        while self.step < params.steps:
-            generator = torch.Generator().manual_seed((params.seed << 32) + self.step)  # of this step: a resumed run draws the same
-            self.losses.append(self._step(latents, labels, generator))
-            self.step += 1
-            if self.step - first in (1, 1 + TIMED_STEPS):
-                self.losses[-1].item()  # waits for a GPU
-            now = time.monotonic()
-            if self.step - first == 1:
-                timed = now
-            if self.step - first == 1 + TIMED_STEPS:
-                self._announce((now - timed) / TIMED_STEPS)
-            if self.step % CURVE_STEPS == 0 or self.step == params.steps:
-                self._close_point()
-            context.progress(self.step, params.steps)
-            if now - saved > CHECKPOINT_SECONDS:
-                self._save(path)
-                saved = now
+        self.latents, self.labels = latents, labels
+        self.run(context)
 
-    def _announce(self, seconds: float) -> None:
-        """Say, from the time of one step, how long the others will take."""
-        left = self.params.steps - self.step
-        sys.stdout.write(f"video_diffusion: {seconds:.3g} s a step, {left} steps to go: about {seconds * left / 60:.3g} min\n")
-
-    def _close_point(self) -> None:
-        """A point of the loss curve. Raises TaskError where it is not finite."""
-        self.curve.append((self.step, float(torch.stack(self.losses).mean())))
-        self.losses.clear()
-        if not math.isfinite(self.curve[-1][1]):
-            raise TaskError(f"video_diffusion: the loss is not finite at step {self.step}; lower lr (it is {self.params.lr})")
-
-    def _step(self, latents: np.ndarray, labels: Tensor, generator: torch.Generator) -> Tensor:
-        params = self.params
+    def take_step(self, generator: torch.Generator) -> Tensor:
+        params, latents, labels = self.params, self.latents, self.labels
         rows = torch.randint(len(labels), (params.batch,), generator=generator)
         x0 = torch.from_numpy(latents[rows.numpy()]).float()
         if params.torus:
@@ -217,10 +174,7 @@ class Trainer:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             velocity = self.network(noisy, t, classes)
         loss = (velocity.float() - velocity_to(x0, noisy, t)).square().mean()
-        done = self.step / params.steps
-        warmed = min(1.0, done / 0.02 + 0.01)
-        for group in self.optimizer.param_groups:
-            group["lr"] = params.lr * warmed * 0.5 * (1 + math.cos(math.pi * done))
+        self.set_rate()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -230,24 +184,12 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
 
-    def _save(self, path: Path) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "losses": self.losses,
-            "curve": self.curve,
-        }
-        torch.save(state, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "average": self.average.state_dict()}
 
-    def _resume(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+    def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses, self.curve = state["step"], state["losses"], state["curve"]
 
 
 def roll(latents: Tensor, shifts: Tensor) -> Tensor:

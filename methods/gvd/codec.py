@@ -12,7 +12,6 @@ A codec is an asset of its own, so that a control such as random clips passed th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -21,9 +20,7 @@ from torch import Tensor
 
 from harness import Context, Metric, Split, asset
 from methods.gvd.shipped import shipped_tensors
-
-BATCH = 64
-"""Clips that are encoded or decoded at a time, so that memory does not grow with the set."""
+from methods.latents import BATCH
 
 
 class Codec(Protocol):
@@ -95,7 +92,7 @@ def load_codec(tensors: dict[str, Tensor], clip_shape: tuple[int, int, int, int]
     if "pretrained" in tensors:
         from methods.gvd.vae import load_pretrained_codec
 
-        return load_pretrained_codec(bytes(tensors["pretrained"].tolist()).decode(), clip_shape, device)
+        return load_pretrained_codec(tensors["pretrained"], clip_shape, device)
     if "autoencoder" in tensors:
         from methods.gvd.vae import load_trained_codec
 
@@ -113,7 +110,9 @@ class LatentCodec:
 
     kind: Path | str = "patch"
     """patch: principal components of patches, fitted in seconds; identity: pixels; autoencoder: a small AutoencoderKL trained on the
-    split; anything else: a diffusers autoencoder (image or video), a local folder or hub id."""
+    split; anything else: a diffusers autoencoder (image or video) or the pipeline that it belongs to, a local folder or hub id."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Frames, height and width at which a pretrained autoencoder works; 0: its pipeline's own, or that of the clips where it has none."""
     patch: int = 0
     """patch: side of a patch; 0: what leaves 16 latent pixels."""
     components: int = 0
@@ -146,7 +145,7 @@ class LatentCodec:
         if self.kind != "patch":
             from methods.gvd.vae import describe_pretrained
 
-            return {"pretrained": torch.tensor(list(describe_pretrained(str(self.kind)).encode()), dtype=torch.uint8)}
+            return {"pretrained": describe_pretrained(str(self.kind), self.size)}
         if self == LatentCodec():
             shipped = shipped_tensors(train.info.digest)
             if shipped is not None:
@@ -155,12 +154,6 @@ class LatentCodec:
         if h % patch or w % patch:
             raise ValueError(f"latent_codec: patch {patch} does not divide clips of {h}x{w}; set patch to a divisor of both")
         return PatchCodec.fit(train, patch, self.components, self.explained).tensors()
-
-
-def encode_in_parts(codec: Codec, split: Split, rows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Latents of these clips, at most ``BATCH`` of them at a time."""
-    for part in rows.split(BATCH):
-        yield codec.encode(split.clips(part).to(device))
 
 
 def reconstruction_error(codec: Codec, split: Split, device: torch.device, samples: int = 128) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, method
-from methods.gvd.codec import BATCH
+from methods.latents import BATCH, codec_asset
 from methods.selection import choose_rows, too_few_clips
 
 
@@ -25,7 +25,7 @@ class CodecRandom:
     """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"codec": Asset("latent_codec", {"kind": self.codec})}
+        return {"codec": codec_asset(self.codec)}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)

@@ -135,65 +135,36 @@ class Guidance:
 
 
 class GuidedScheduler:
-    """A diffusers scheduler whose ``step`` sees guided predictions. Everything else is the scheduler's own.
+    """A diffusers scheduler whose ``step`` sees guided predictions.
 
-    modes: the modes of the batch, in the layout of the sample; weights: (1 or B, F), by default those of whole videos; frame_dim: the
-    dimension of the sample that counts latent frames. With scale 0 the wrapped scheduler gets exactly the network's output. A pipeline that
-    takes such an object for its scheduler is guided without a change to its loop; its classifier-free guidance happens before, in the
-    prediction, as in MGD3.
+    modes: the modes of the batch, like the sample (B, F, c, h, w); weights: (1 or B, F), by default those of whole videos. The sample and
+    the prediction are float32, in whatever precision a network works: half of it would round most pulls away. With scale 0 the wrapped
+    scheduler gets exactly the network's output. Classifier-free guidance happens before, in the prediction, as in MGD3.
 
-    Where the pipeline works in half precision a pull is smaller than the rounding of a sample. So a guided sampling keeps the sample
-    itself in float32, and the pipeline gets it rounded. A solver that remembers earlier predictions forgets those that were guided where
-    guidance stops: extrapolating from them to the first free prediction would take a part of the pull back.
+    A solver that remembers earlier predictions forgets those that were guided where guidance stops: extrapolating from them to the first
+    free prediction would take a part of the pull back.
     """
 
-    def __init__(self, inner: Any, guidance: Guidance, modes: Tensor, frame_dim: int = 1, weights: Tensor | None = None) -> None:
+    def __init__(self, inner: Any, guidance: Guidance, modes: Tensor, weights: Tensor | None = None) -> None:
         self.inner, self.guidance, self.modes = inner, guidance, modes.float()
-        weights = guidance.weights(modes.shape[frame_dim]) if weights is None else weights
-        shape = [len(weights), *[1] * (modes.dim() - 1)]
-        shape[frame_dim] = modes.shape[frame_dim]
-        self.weights = weights.view(shape).to(modes.device)
-        self._start()
-
-    def _start(self) -> None:
+        weights = guidance.weights(modes.shape[1]) if weights is None else weights
+        self.weights = weights.view(*weights.shape, *[1] * (modes.dim() - 2)).to(modes.device)
         self._was_guided = False
-        self._exact: Tensor | None = None  # the last sample in float32, and as it was handed out
-        self._rounded: Tensor | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not yet set: copying or unpickling
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        self._start()
-        self.inner.set_timesteps(*args, **kwargs)
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.guidance.scale == 0:
-            return self.inner.step(model_output, timestep, sample, *args, **kwargs)
-        alpha, sigma, prediction = noise_level(self.inner, timestep)
-        is_ours = self._exact is not None and self._rounded is not None and torch.equal(sample, self._rounded)
-        x, output = (self._exact if is_ours else sample.float()), model_output.float()
-        assert x is not None
-        is_guided = self.guidance.active(level(alpha, sigma))
-        if is_guided:
-            scale = self.guidance.scale * strength(alpha, sigma, self.guidance.rule)
-            x0 = pull(to_x0(output, x, alpha, sigma, prediction), self.modes, self.weights, scale)
-            output = from_x0(x0, x, alpha, sigma, prediction)
-        elif self._was_guided:
-            forget(self.inner)
-        self._was_guided = is_guided
-        result = self.inner.step(output, timestep, x, *args, **kwargs)
-        self._exact = result[0] if isinstance(result, tuple) else result.prev_sample
-        self._rounded = self._exact.to(sample.dtype)
-        if isinstance(result, tuple):
-            return (self._rounded, *result[1:])
-        result.prev_sample = self._rounded
-        return result
+    def step(self, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+        """The sample after a step, from the network's output at it."""
+        if self.guidance.scale != 0:
+            alpha, sigma, prediction = noise_level(self.inner, timestep)
+            is_guided = self.guidance.active(level(alpha, sigma))
+            if is_guided:
+                scale = self.guidance.scale * strength(alpha, sigma, self.guidance.rule)
+                x0 = pull(to_x0(output, sample, alpha, sigma, prediction), self.modes, self.weights, scale)
+                output = from_x0(x0, sample, alpha, sigma, prediction)
+            elif self._was_guided:
+                forget(self.inner)
+            self._was_guided = is_guided
+        after: Tensor = self.inner.step(output, timestep, sample, return_dict=False)[0]
+        return after
 
 
 def forget(scheduler: Any) -> None:

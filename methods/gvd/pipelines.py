@@ -1,102 +1,171 @@
-"""Pretrained text-to-video pipelines of diffusers as backbones: Latte, Wan, CogVideoX, AnimateDiff, guided without a change to their loop.
+"""Pretrained text-to-video pipelines of diffusers as backbones: Latte, Wan, CogVideoX, AnimateDiff.
 
-A pipeline is given a scheduler whose steps see guided predictions (``GuidedScheduler``), noise in its own layout, and the class names as
-prompts. Its autoencoder is the codec: clips are resized to the size at which the pipeline works, and what it makes is resized back.
+Taken from a pipeline: its text encoder, which encodes the prompts of all classes once and is then let go (a T5 has 10 GB); its denoiser
+(``families.py``); its noise schedule. Its autoencoder is the codec, an asset of its own (``codec.py``). The sampling loop is the one of the
+backbones that are trained here (``sampling.py``): the sample, classifier-free guidance and the modes' pull are in float32, only the
+denoiser works in its own precision.
 """
 
 from __future__ import annotations
 
+import gc
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import DatasetInfo, TaskError
-from methods.gvd.guidance import Guidance, GuidedScheduler
-from methods.gvd.sampling import Sampling
-from methods.gvd.vae import AutoencoderCodec, LatentSpace, missing_model
+from methods.gvd.codec import Codec
+from methods.gvd.families import FAMILIES, Native, as_batch, native_of
+from methods.gvd.guidance import Guidance
+from methods.gvd.sampling import Sampling, StepDone, walk
+from methods.gvd.vae import missing_model
 
 EXAMPLE = "maxin-cn/Latte-1"
+PROMPTS = 16
+"""Prompts that are encoded at a time."""
+SCHEDULE = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "rescale_betas_zero_snr",
+    "timestep_spacing", "steps_offset", "set_alpha_to_one", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+)  # fmt: skip
+"""What of a scheduler's configuration describes the noise that a model was trained with, its prediction, and where it is best sampled.
+The rest is a solver's own. Some of it must not be carried over: ``variance_type = learned_range`` (Latte-1) makes others expect a variance
+that is cut off here, ``sde-dpmsolver++`` draws noise, clipping and thresholding are for pixels."""
+Precision = Literal["bfloat16", "float16", "float32"]
 
 
-@dataclass(frozen=True)
-class Family:
-    """How a family of pipelines is called. frames: its argument for the number of frames; frame_dim: where its latents count frames."""
+class Changes(Protocol):
+    """What fine-tuning changes of a denoiser."""
 
-    frames: str
-    frame_dim: int
-
-
-FAMILIES = {
-    "LattePipeline": Family("video_length", 2),
-    "WanPipeline": Family("num_frames", 2),
-    "CogVideoXPipeline": Family("num_frames", 1),
-    "AnimateDiffPipeline": Family("num_frames", 2),
-}
+    def apply(self, network: nn.Module) -> None: ...
 
 
 class PipelineBackbone:
-    """A pretrained pipeline behind the interface of the backbone that is trained here."""
+    """A pretrained pipeline behind the interface of the backbone that is trained here.
 
-    def __init__(self, pipe: Any, info: DatasetInfo, template: str, resolution: int, device: torch.device) -> None:
-        self.family = FAMILIES[type(pipe).__name__]
-        self.pipe = pipe.to(device)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.prompts = [template.format(readable(name)) for name in info.classes]
-        self.own_scheduler = pipe.scheduler
-        space = LatentSpace(pipe.vae)
-        size = working_size(pipe, space, info.clip_shape, resolution)
-        self.codec = AutoencoderCodec(space, info.clip_shape, size)
-        self.latent_shape = self.codec.latent_shape
+    pipe: without autoencoder and text encoder. texts: embeddings of the classes' prompts (classes, L, d); free: of the empty one (1, L, d).
+    """
+
+    def __init__(self, pipe: Any, native: Native, codec: Codec, texts: Tensor, free: Tensor, device: torch.device) -> None:
+        self.pipe, self.family, self.codec, self.device = pipe, native.family, codec, device
+        self.texts, self.free = texts, free
+        self.steps, self.cfg = self.family.steps, self.family.cfg
 
     def generate(
-        self, modes: Tensor, labels: Tensor, noise: Tensor, guidance: Guidance, how: Sampling, weights: Tensor | None = None
+        self,
+        modes: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        guidance: Guidance,
+        how: Sampling,
+        weights: Tensor | None = None,
+        progress: StepDone | None = None,
     ) -> Tensor:
-        """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``.
+        """Latents (B, F, c, h, w) of these classes; see ``sampling.sample``. ``shift`` is the pipeline's own, which it was trained with."""
+        scheduler = adapt_scheduler(self.pipe.scheduler, how.sampler)
+        scheduler.set_timesteps(how.steps)
+        texts = self.texts[labels.cpu()].to(self.device)
+        free = self.free.to(self.device).expand_as(texts)
 
-        ``start`` must be 1: pipelines start from noise. ``shift`` is the pipeline's own, which it was trained with.
-        """
-        if how.start != 1:
-            raise TaskError("init=mode needs a backbone that is trained here: a pipeline starts from noise; leave init=noise")
-        frames, h, w = self.codec.size
-        scheduler = adapt_scheduler(self.own_scheduler, how.sampler)
-        self.pipe.scheduler = GuidedScheduler(scheduler, guidance, self._enter(modes), self.family.frame_dim, weights)
-        latents = self.pipe(
-            prompt=[self.prompts[label] for label in labels.tolist()],
-            latents=self._enter(noise),
-            height=h,
-            width=w,
-            num_inference_steps=how.steps,
-            guidance_scale=how.cfg,
-            output_type="latent",
-            **{self.family.frames: frames},
-        ).frames
-        return self._enter(latents).float()
+        def predict(x: Tensor, timestep: Any) -> Tensor:
+            t = as_batch(timestep, x)
+            output = self.denoise(x, t, texts)
+            if how.cfg == 1:
+                return output
+            unconditional = self.denoise(x, t, free)
+            return unconditional + how.cfg * (output - unconditional)
 
-    def _enter(self, latents: Tensor) -> Tensor:
-        """Between (B, F, c, h, w) and the pipeline's layout; its own inverse."""
-        return latents.transpose(1, 2).contiguous() if self.family.frame_dim == 2 else latents
+        return walk(scheduler, predict, modes, noise, guidance, how.start, weights, progress)
+
+    def denoise(self, x: Tensor, t: Tensor, texts: Tensor) -> Tensor:
+        """What the network predicts of float32 latents, in float32; it works in the precision of its text embeddings."""
+        return self.family.denoise(self.pipe, x.to(texts.dtype), t, texts).float()
+
+    @property
+    def networks(self) -> list[Any]:
+        """The modules that denoise."""
+        return [network for name in self.family.networks if (network := getattr(self.pipe, name)) is not None]
 
 
-def load_pipeline(path: str, info: DatasetInfo, template: str, resolution: int, device: torch.device) -> PipelineBackbone:
-    """A pipeline from a local folder or by its hub id. Raises TaskError that says how to get one, or which families work."""
+def load_pipeline(
+    path: str,
+    codec: Codec,
+    prompts: Sequence[str],
+    device: torch.device,
+    precision: Precision = "bfloat16",
+    offload: bool = False,
+    compiled: bool = False,
+    tuned: Changes | None = None,
+) -> PipelineBackbone:
+    """A pipeline from a local folder or by its hub id, for these prompts. Raises TaskError: how to get one, or which families work.
+
+    offload: the denoiser stays in the memory of the CPU, and a layer is on the GPU while it computes. compiled: by torch.compile.
+    tuned: fine-tuned weights (``tuning.py``).
+    """
     from diffusers import DiffusionPipeline
 
     if path.startswith((".", "/", "~")):
         path = str(Path(path).expanduser())
-        if not (Path(path) / "model_index.json").is_file():
-            raise TaskError(missing_model("backbone", path, EXAMPLE))
-    half = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, precision)
     try:
-        pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=half)
+        native = native_of(path)
+        if native is None:
+            named = DiffusionPipeline.load_config(path).get("_class_name")
+            raise TaskError(f"backbone={path!r} is a {named}; valid: {', '.join(FAMILIES)}")
+        absent: dict[str, None] = dict.fromkeys(("vae", *native.family.networks))
+        texts, free = encode_prompts(DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, **absent), native, prompts, device)
+        gc.collect()  # the text encoder is in reference cycles
+        absent = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+        pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, **absent)
     except OSError as error:
         raise TaskError(missing_model("backbone", path, EXAMPLE)) from error
-    if type(pipe).__name__ not in FAMILIES:
-        raise TaskError(f"backbone={path!r} is a {type(pipe).__name__}; valid: {', '.join(FAMILIES)}")
-    return PipelineBackbone(pipe, info, template, resolution, device)
+    backbone = PipelineBackbone(pipe, native, codec, texts, free, device)
+    for network in backbone.networks:
+        if tuned is not None:
+            tuned.apply(network)
+        place(network.eval().requires_grad_(False), device, offload, compiled)
+    return backbone
+
+
+def place(network: Any, device: torch.device, offload: bool, compiled: bool) -> None:
+    """Bring a denoiser to where it computes."""
+    if offload:
+        network.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    else:
+        network.to(device)
+    if compiled:
+        network.compile()
+
+
+@torch.no_grad()
+def encode_prompts(pipe: Any, native: Native, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Text embeddings of the prompts (n, L, d) and of the empty one (1, L, d), on the CPU, as the pipeline's own call makes them.
+
+    Latte embeds a prompt otherwise where it is alone: a single one is given twice.
+    """
+    pipe.text_encoder.to(device)
+    options: dict[str, Any] = {
+        "LattePipeline": {"num_images_per_prompt": 1, "clean_caption": False},
+        "WanPipeline": {"max_sequence_length": 512},
+        "CogVideoXPipeline": {"max_sequence_length": native.config.get("max_text_seq_length", 226)},
+        "AnimateDiffPipeline": {"num_images_per_prompt": 1},
+    }[native.name]
+    texts = []
+    for start in range(0, len(prompts), PROMPTS):
+        part = list(prompts[start : start + PROMPTS])
+        told = part if len(part) > 1 else part * 2
+        text, free = pipe.encode_prompt(told, do_classifier_free_guidance=True, negative_prompt=[""] * len(told), device=device, **options)
+        texts.append(text[: len(part)].cpu())
+        empty = free[:1].cpu()
+    return torch.cat(texts), empty
+
+
+def prompts_of(info: DatasetInfo, template: str) -> list[str]:
+    """What a pipeline is asked for, class by class; {} in the template is the class name."""
+    return [template.format(readable(name)) for name in info.classes]
 
 
 def readable(name: str) -> str:
@@ -108,42 +177,29 @@ def readable(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[_\-]+", " ", name).lower()
 
 
-def working_size(pipe: Any, space: LatentSpace, clip_shape: tuple[int, int, int, int], resolution: int) -> tuple[int, int, int]:
-    """(frames, height, width) at which a pipeline works. resolution 0: what its denoiser was trained for, where it says so."""
-    config = (getattr(pipe, "transformer", None) or pipe.unet).config
-    frames = int(config.get("video_length") or space.frames_for(clip_shape[0]))
-    if resolution == 0:
-        native = config.get("sample_size") or config.get("sample_height")
-        resolution = int(native) * space.space_factor if native else 480
-    patch = config.get("patch_size") or 1
-    step = space.space_factor * int(max(patch) if isinstance(patch, list | tuple) else patch)
-    side = max(1, round(resolution / step)) * step
-    return frames, side, side
-
-
 def adapt_scheduler(own: Any, sampler: str) -> Any:
-    """A scheduler that can be guided, with the noise schedule and the prediction of the pipeline's own.
+    """A scheduler that can be guided, with the noise schedule and the prediction of the pipeline's own (``SCHEDULE``).
 
     Flow-matching pipelines take euler, dpm++ and unipc (ddim is their euler), the others ddim, dpm++ and unipc (euler is their ddim:
     both are the first-order deterministic step). CogVideoX has a DDIM of its own, which is what every name gives there.
     """
     import diffusers
 
-    if type(own).__name__.startswith("CogVideoX"):
-        return diffusers.CogVideoXDDIMScheduler.from_config(own.config)
     config = own.config
     flow = type(own).__name__.startswith("FlowMatch") or config.get("use_flow_sigmas", False)
     first_order = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.DDIMScheduler
     kinds: dict[str, Any] = {"dpm++": diffusers.DPMSolverMultistepScheduler, "unipc": diffusers.UniPCMultistepScheduler}
     kind = kinds.get(sampler, first_order)
-    # Options that another kind of scheduler does not have are left out. Clipping to [-1, 1] is for pixels, and kept only where it is said.
-    options = {k: v for k, v in config.items() if k in kind().config and not k.startswith("_")}
-    if kind is diffusers.DDIMScheduler:
-        options["clip_sample"] = config.get("clip_sample", False)
+    if type(own).__name__.startswith("CogVideoX"):
+        kind = diffusers.CogVideoXDDIMScheduler
+    known = kind().config
+    options = {name: config[name] for name in SCHEDULE if name in config and name in known}
+    if "clip_sample" in known:
+        options["clip_sample"] = False
+    if "snr_shift_scale" in known:
+        options["snr_shift_scale"] = config["snr_shift_scale"]
     if flow:
         shift = config.get("shift") or config.get("flow_shift") or 1.0
-        if kind is first_order:
-            options["shift"] = shift
-        else:
-            options |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+        solver = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+        options = {"num_train_timesteps": config["num_train_timesteps"]} | ({"shift": shift} if kind is first_order else solver)
     return kind(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ class Denoiser(Protocol):
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor, cfg: float) -> Tensor: ...
 
 
+StepDone = Callable[[int, int], None]
+"""Told of every denoising step: how many are done, of how many."""
 SAMPLERS = ("euler", "dpm++", "unipc", "ddim", "ddim-linear")
 
 
@@ -75,7 +78,6 @@ def network_output(backbone: Denoiser, x: Tensor, alpha: float, sigma: float, pr
     return from_x0(x / s - sigma / s * velocity, x, alpha, sigma, prediction)
 
 
-@torch.inference_mode()
 def sample(
     backbone: Denoiser,
     modes: Tensor,
@@ -84,23 +86,46 @@ def sample(
     guidance: Guidance,
     how: Sampling,
     weights: Tensor | None = None,
+    progress: StepDone | None = None,
 ) -> Tensor:
     """Latents (B, F, c, h, w) of these classes (B,), from noise of the same shape, guided by modes of the same shape.
 
-    weights: (B, F) of the guidance, where they are not those of whole videos.
+    weights: (B, F) of the guidance, where they are not those of whole videos. progress: called after each step.
     """
     scheduler = make_scheduler(how.sampler, how.steps, how.shift)
-    guided = GuidedScheduler(scheduler, guidance, modes, weights=weights)
-    first = first_step(scheduler, how.start)
+
+    def predict(x: Tensor, timestep: Any) -> Tensor:
+        alpha, sigma, prediction = noise_level(scheduler, timestep)
+        return network_output(backbone, x, alpha, sigma, prediction, labels, how.cfg)
+
+    return walk(scheduler, predict, modes, noise, guidance, how.start, weights, progress)
+
+
+@torch.no_grad()
+def walk(
+    scheduler: Any,
+    predict: Callable[[Tensor, Any], Tensor],
+    modes: Tensor,
+    noise: Tensor,
+    guidance: Guidance,
+    start: float = 1.0,
+    weights: Tensor | None = None,
+    progress: StepDone | None = None,
+) -> Tensor:
+    """Latents from noise along a scheduler's timesteps, all float32; predict(x, timestep): what the scheduler expects of a network."""
+    guided = GuidedScheduler(scheduler, guidance, modes, weights)
+    first = first_step(scheduler, start)
     x = noise
     if first:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         alpha, sigma = path(scheduler, first)
         x = alpha * modes + sigma * noise
-    for timestep in scheduler.timesteps[first:]:
-        alpha, sigma, prediction = noise_level(scheduler, timestep)
-        x = guided.step(network_output(backbone, x, alpha, sigma, prediction, labels, how.cfg), timestep, x).prev_sample
+    timesteps = scheduler.timesteps[first:]
+    for done, timestep in enumerate(timesteps, start=1):
+        x = guided.step(predict(x, timestep), timestep, x)
+        if progress is not None:
+            progress(done, len(timesteps))
     return x
 
 
@@ -114,6 +139,9 @@ def first_step(scheduler: Any, start: float) -> int:
 
 def path(scheduler: Any, step: int) -> tuple[float, float]:
     """(alpha, sigma) of the step-th timestep, before anything was stepped."""
+    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[step])
+        return float(alpha), float(sigma)
     if hasattr(scheduler, "sigmas"):
         sigma = float(scheduler.sigmas[step])
         return 1 - sigma, sigma

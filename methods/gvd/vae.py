@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch.nn import functional as F
 
 from harness import Context, Split, TaskError
 from methods.gvd.described import pack_json, unpack_json
+from methods.gvd.families import native_of, read_config
 
-PART = 8
-"""Clips that pass through an autoencoder at a time."""
+PART, PART_PIXELS = 8, 1 << 25
+"""Clips that pass through an autoencoder at a time: so many, and fewer where they have more frames x height x width together."""
 KL_WEIGHT = 1e-4
 
 
@@ -81,14 +81,15 @@ class AutoencoderCodec:
         frames, h, w = size
         latent_frames = (frames - 1) // space.time_factor + 1 if space.is_video else frames
         self.latent_shape = (latent_frames, space.channels, h // space.space_factor, w // space.space_factor)
+        self.part = max(1, min(PART, PART_PIXELS // (frames * h * w)))
 
     def encode(self, clips: Tensor) -> Tensor:
         with torch.inference_mode():
-            return torch.cat([self.space.encode(self._enter(part)) for part in clips.split(PART)]).clone()
+            return torch.cat([self.space.encode(self._enter(part)) for part in clips.split(self.part)]).clone()
 
     def decode(self, latents: Tensor) -> Tensor:
         with torch.inference_mode():
-            return torch.cat([self._leave(self.space.decode(part)) for part in latents.split(PART)]).clone()
+            return torch.cat([self._leave(self.space.decode(part)) for part in latents.split(self.part)]).clone()
 
     def _enter(self, clips: Tensor) -> Tensor:
         video = clips.float() / 127.5 - 1
@@ -116,41 +117,56 @@ def resize_video(video: Tensor, frames: int, height: int, width: int) -> Tensor:
     return video
 
 
-def describe_pretrained(path: str) -> str:
+def describe_pretrained(path: str, size: tuple[int, int, int]) -> Tensor:
     """What is stored of a pretrained autoencoder: where it is. Raises TaskError when a local folder has no autoencoder."""
     folder = Path(path).expanduser()
     if folder.exists() or path.startswith((".", "/", "~")):
         if not any((folder / name / "config.json").is_file() for name in ("", "vae")):
             raise TaskError(f"codec {path!r} is no folder with an autoencoder: config.json is in neither {folder} nor {folder / 'vae'}")
         path = str(folder.resolve())
-    return json.dumps({"path": path})
+    return pack_json({"path": path, "size": size})
 
 
-def load_pretrained_codec(description: str, clip_shape: tuple[int, int, int, int], device: torch.device) -> AutoencoderCodec:
-    """A pretrained autoencoder from a local folder (or its ``vae`` subfolder) or by its hub id."""
+def load_pretrained_codec(description: Tensor, clip_shape: tuple[int, int, int, int], device: torch.device) -> AutoencoderCodec:
+    """A pretrained autoencoder from a local folder (or its ``vae`` subfolder) or by its hub id.
+
+    It works at the size that was asked for; where that is 0, at the pipeline's own where the folder is that of a pipeline, else at that of
+    the clips. Wan's is in float32, as its model card asks for; others are in bfloat16 on a GPU. Slices and tiles bound its memory.
+    """
     from diffusers import AutoModel
 
-    path = json.loads(description)["path"]
-    half = torch.bfloat16 if device.type == "cuda" else torch.float32
+    described = unpack_json(description)
+    path, wanted = described["path"], tuple(described["size"])
     try:
-        options = {} if (Path(path) / "config.json").is_file() or not (Path(path) / "vae").is_dir() else {"subfolder": "vae"}
-        vae = AutoModel.from_pretrained(path, torch_dtype=half, **options).to(device)
+        native = native_of(path)
+        subfolder = "vae" if native is not None or (Path(path) / "vae").is_dir() else ""
+        is_half = device.type == "cuda" and read_config(path, subfolder).get("_class_name") != "AutoencoderKLWan"
+        options = {"subfolder": subfolder} if subfolder else {}
+        vae = AutoModel.from_pretrained(path, torch_dtype=torch.bfloat16 if is_half else torch.float32, **options).to(device)
     except OSError as error:
         raise TaskError(missing_model("codec", path, "stabilityai/sd-vae-ft-mse")) from error
-    return fit_codec(LatentSpace(vae), clip_shape)
+    vae.enable_slicing()
+    vae.enable_tiling()
+    space = LatentSpace(vae)
+    if native is None:
+        return fit_codec(space, clip_shape, wanted)
+    try:
+        return AutoencoderCodec(space, clip_shape, native.working_size(wanted, space.space_factor, space.time_factor))
+    except ValueError as error:
+        raise TaskError(str(error)) from error
 
 
 def missing_model(parameter: str, path: str, example: str) -> str:
     """What to tell a user whose model is not there."""
     return (
         f"{parameter}={path!r} could not be loaded: give a local folder in diffusers' format, or a hub id such as {example!r}; "
-        f"get it once on a machine with network by `huggingface-cli download {example}` and name the folder or set HF_HOME"
+        f"get it once on a machine with network by `hf download {example}` and name the folder or set HF_HOME"
     )
 
 
-def fit_codec(space: LatentSpace, clip_shape: tuple[int, int, int, int]) -> AutoencoderCodec:
-    """The codec that works at the clips' own size, rounded up to what the autoencoder takes."""
-    t, _, h, w = clip_shape
+def fit_codec(space: LatentSpace, clip_shape: tuple[int, int, int, int], wanted: tuple[int, ...] = (0, 0, 0)) -> AutoencoderCodec:
+    """The codec that works at the size that is wanted, the clips' own where that is 0, rounded up to what the autoencoder takes."""
+    t, h, w = (want or own for want, own in zip(wanted, (clip_shape[0], *clip_shape[2:]), strict=True))
     step = space.space_factor
     return AutoencoderCodec(space, clip_shape, (space.frames_for(t), -(-h // step) * step, -(-w // step) * step))
 

@@ -18,6 +18,7 @@ from harness.conformance import ContextFactory, Subject, checks
 from harness.names import parse_spec
 from harness.plugin import KINDS
 from harness.registry import Registry
+from tests.tiny_pipelines import SIZES, save
 
 SMALL = Path(__file__).with_name("small.toml")
 REGISTRY = pytest.StashKey[Registry]()
@@ -66,6 +67,9 @@ def subject(registry: Registry, tmp_path_factory: pytest.TempPathFactory, pytest
     made: dict[tuple[str, str], Subject] = {}
 
     def find(kind: str, name: str) -> Subject:
+        if name == "pipeline_tuning" and "backbone" not in small.get(name, {}):  # it needs a pipeline on the disk
+            pipeline = save("LattePipeline", tmp_path_factory.mktemp("pipeline"))
+            small[name] = {"backbone": str(pipeline), "size": SIZES["LattePipeline"], "steps": 2, "rank": 2, **small.get(name, {})}
         return made.setdefault((kind, name), Subject(contexts, kind, name, Path(root) if root else None))
 
     return find

@@ -22,6 +22,7 @@ from methods.gvd.guidance import Guidance, level
 from methods.gvd.modes import find_modes
 from methods.gvd.sampling import SAMPLERS, Sampling, first_step, make_scheduler, path, sample
 from methods.gvd.unet import Architecture, VideoUNet
+from methods.latents import FreshLatents
 from tests.tiny import tiny_split
 
 CPU = torch.device("cpu")
@@ -161,7 +162,8 @@ def test_composition_in_time_guides_each_video_over_its_own_frames(context: Cont
 
 def test_bad_parameters_are_refused() -> None:
     grid = {"compose": 3, "layout": "grid"}
-    for params in ({"compose": 0}, {"steps": 0}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0}, {"batch": 0}, grid):
+    unfit = ({"compose": 0}, {"steps": -1}, {"cfg": 0.5}, {"size": (0, -1, 0)}, {"guidance": -1.0}, {"stop": 1.5}, {"init_level": 0.0})
+    for params in (*unfit, {"batch": 0}, grid):
         with pytest.raises(ValueError, match="must"):
             GVD(**params)  # type: ignore[arg-type]
     assert "do not fit" in str(GVD(compose=9).skip(TRAIN.info, Budget(1, SHAPE, 3)))
@@ -204,17 +206,21 @@ def test_the_codec_is_an_asset(tmp_path: Path) -> None:
 # Modes
 
 
+def modes_of(codec: PatchCodec, label: int, k: int, source: str, features: torch.Tensor | None = None) -> torch.Tensor:
+    return find_modes(FreshLatents(codec, TRAIN, CPU), TRAIN.indices_of(label), k, source, 0, features)
+
+
 def test_modes_of_separate_clusters() -> None:
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
     mean = codec.encode(TRAIN.clips(TRAIN.indices_of(1))).mean(0)
-    assert torch.allclose(find_modes(codec, TRAIN, 1, 1, "kmeans", 0, CPU)[0], mean, atol=1e-4)
-    assert torch.allclose(find_modes(codec, TRAIN, 1, 1, "gmm", 0, CPU)[0], mean, atol=1e-3)
+    assert torch.allclose(modes_of(codec, 1, 1, "kmeans")[0], mean, atol=1e-4)
+    assert torch.allclose(modes_of(codec, 1, 1, "gmm")[0], mean, atol=1e-3)
     own = codec.encode(TRAIN.clips(TRAIN.indices_of(1)))
     for source in ("real", "random"):
-        modes = find_modes(codec, TRAIN, 1, 4, source, 0, CPU)
+        modes = modes_of(codec, 1, 4, source)
         nearest = torch.cdist(modes.flatten(1), own.flatten(1)).min(dim=1)
         assert nearest.values.max() < 1e-2 and len(nearest.indices.unique()) == 4, "four different clips of the class"
-    eight = find_modes(codec, TRAIN, 1, 8, "kmeans", 0, CPU)
+    eight = modes_of(codec, 1, 8, "kmeans")
     assert torch.cdist(own.flatten(1), eight.flatten(1)).amin(dim=1).max() < 1e-2, "as many clusters as clips: the clips"
 
 
@@ -225,7 +231,7 @@ def test_clusters_of_given_features(source: str) -> None:
     own = codec.encode(TRAIN.clips(TRAIN.indices_of(1)))
     features = torch.tensor([[0.0, 0], [9, 9], [0, 1], [9, 8], [9, 7], [0, 2], [9, 8.5], [9, 8]])
     first = [0, 2, 5]
-    modes = find_modes(codec, TRAIN, 1, 2, source, 0, CPU, features)
+    modes = modes_of(codec, 1, 2, source, features)
     if source == "real":
         found = {int(torch.cdist(mode.flatten()[None], own.flatten(1)).argmin()) for mode in modes}
         assert 2 in found, "the clip in the middle of the first group"
@@ -243,7 +249,7 @@ def test_clustering_in_the_teachers_features(context: Context) -> None:
 
 
 def test_more_modes_than_clips_repeat() -> None:
-    modes = find_modes(PatchCodec.fit(TRAIN, 2, 4, 1.0), TRAIN, 0, 10, "kmeans", 0, CPU)
+    modes = modes_of(PatchCodec.fit(TRAIN, 2, 4, 1.0), 0, 10, "kmeans")
     assert modes.shape[0] == 10
     assert torch.equal(modes[:2], modes[8:])
 
@@ -253,7 +259,7 @@ def test_large_classes_are_clustered_in_parts(source: str, monkeypatch: pytest.M
     monkeypatch.setattr("methods.gvd.modes.FIT_BYTES", 0)
     codec = PatchCodec.fit(TRAIN, 2, 4, 1.0)
     mean = codec.encode(TRAIN.clips(TRAIN.indices_of(0))).mean(0)
-    modes = find_modes(codec, TRAIN, 0, 1, source, 0, CPU)
+    modes = modes_of(codec, 0, 1, source)
     assert modes.shape == (1, *codec.latent_shape)
     if source == "kmeans":
         assert float((modes[0] - mean).norm() / mean.norm()) < 0.05

@@ -11,10 +11,11 @@ import torch
 
 from harness.errors import TaskError
 from harness.registry import Registry
-from methods.gvd.backbone import Trainer, VideoDiffusion, encode_all, roll
+from methods.gvd.backbone import Trainer, VideoDiffusion, roll
 from methods.gvd.codec import PatchCodec
 from methods.gvd.described import pack_json, unpack_json
 from methods.gvd.unet import Architecture, FrameLevel, VideoUNet, pack, unpack
+from methods.latents import encode_all
 from tests.tiny import ContextFactory, tiny_split
 
 CPU = torch.device("cpu")
@@ -53,8 +54,8 @@ def train(tmp_path: Path, steps: int, **params: Any) -> Trainer:
     asset = VideoDiffusion(**{"width": 16, "multipliers": (1,), "frame_width": 0, "steps": steps, "batch": 4, **params})
     size = (asset.width, asset.multipliers, 1, asset.torus, asset.predicts, asset.frame_width)
     trainer = Trainer(Architecture(codec.latent_shape, 3, *size), asset, CPU)
-    context = SimpleNamespace(scratch=tmp_path, progress=lambda done, total: None)
-    trainer.run(encode_all(codec, TRAIN, tmp_path / "latents.npy", CPU), TRAIN.labels, context)  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(scratch=tmp_path, progress=lambda done, total: None, device=CPU)
+    trainer.fit(encode_all(codec, TRAIN, context)[0], TRAIN.labels, context)
     return trainer
 
 
@@ -120,7 +121,7 @@ def test_the_clock_decides_nothing(machine: Clock, tmp_path: Path, monkeypatch: 
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     here = train(tmp_path / "here", 8)
-    monkeypatch.setattr("methods.gvd.backbone.time", machine)
+    monkeypatch.setattr("methods.gvd.stepwise.time", machine)
     there = train(tmp_path / "there", 8)
     assert there.step == 8
     assert are_equal(weights(here), weights(there))
@@ -129,36 +130,36 @@ def test_the_clock_decides_nothing(machine: Clock, tmp_path: Path, monkeypatch: 
 def test_training_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
-    monkeypatch.setattr("methods.gvd.backbone.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("methods.gvd.stepwise.CHECKPOINT_SECONDS", 0.0)
     whole = train(tmp_path / "whole", 6)
 
     class Killed(Exception):
         pass
 
-    step = Trainer._step
+    step = Trainer.take_step
 
     def die_at_four(self: Trainer, *args: Any) -> Any:
         if self.step == 4:
             raise Killed
         return step(self, *args)
 
-    monkeypatch.setattr(Trainer, "_step", die_at_four)
+    monkeypatch.setattr(Trainer, "take_step", die_at_four)
     with pytest.raises(Killed):
         train(tmp_path / "cut", 6)
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "take_step", step)
     assert are_equal(weights(whole), weights(train(tmp_path / "cut", 6)))
 
 
 def test_it_says_how_long_it_will_take_and_how_far_it_is(
     contexts: ContextFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("methods.gvd.backbone.time", Clock(2.0))
+    monkeypatch.setattr("methods.gvd.clock.time", Clock(10.0))  # looked at before and after five steps
     asset = VideoDiffusion(width=16, multipliers=(1,), frame_width=0, steps=9, batch=4)
     context, seen = contexts(asset, TRAIN), []
     context.progress = lambda done, total: seen.append((done, total))
     asset.build(TRAIN, context)
-    assert capsys.readouterr().out == "video_diffusion: 2 s a step, 3 steps to go: about 0.1 min\n"
-    assert seen == [(step, 9) for step in range(1, 10)]
+    assert capsys.readouterr().out == "video_diffusion: 2 s a step, 3 to go: about 0.1 min\n"
+    assert seen == [(24, 24)] + [(step, 9) for step in range(1, 10)], "clips encoded, then steps"
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(tmp_path: Path) -> None:

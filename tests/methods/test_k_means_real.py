@@ -32,6 +32,7 @@ def test_k_one_is_the_clip_nearest_to_the_mean() -> None:
 def test_latent_space_is_the_codecs(tmp_path: Path) -> None:
     """The real clips nearest to the centres that GVD calls modes=real: the same clips, found in the same latents."""
     from methods.gvd.modes import find_modes
+    from methods.latents import FreshLatents
 
     train, method = tiny_split(), KMeansReal(space="latent")
     assert set(method.assets(train.info)) == {"codec"}
@@ -40,7 +41,7 @@ def test_latent_space_is_the_codecs(tmp_path: Path) -> None:
     assert stored is not None
     codec = context.assets["codec"]
     for label in range(3):
-        modes = find_modes(codec, train, label, 2, "real", context.seed, context.device)
+        modes = find_modes(FreshLatents(codec, train, context.device), train.indices_of(label), 2, "real", context.seed)
         found = codec.encode(stored[2 * label : 2 * label + 2])
         assert torch.cdist(found.flatten(1), modes.flatten(1)).amin(1).max() < 1e-3
 

@@ -86,7 +86,7 @@ class Misbehave:
     """Does the one thing that ``how`` names."""
 
     how: str = "raise"
-    """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, child, decline."""
+    """raise, nan, shape, frames, labels, nonfinite, none, sleep, stall, slow-once, die, oom, once, child, decline."""
     marker: str = ""
     """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists; with how=child it gets the child's number."""
 
@@ -114,6 +114,8 @@ class Misbehave:
             for step in range(600):
                 context.progress(step, 600)
                 time.sleep(0.1)
+        if how == "stall":
+            time.sleep(60)
         if how == "die":
             os._exit(9)
         if how == "child":
