@@ -173,11 +173,6 @@ class GVD(Generating):
         self, classes: list[int], known: dict[int, Tensor], latents: Latents, train: Split, k: int, context: Context
     ) -> dict[int, Tensor]:
         """The k modes of each of these classes, found where they are not known; those of other classes are let go."""
-
-    def _modes(
-        self, classes: list[int], known: dict[int, Tensor], codec: Codec, train: Split, k: int, context: Context
-    ) -> dict[int, Tensor]:
-        """The k modes of each of these classes, found where they are not known; those of other classes are let go."""
         from methods.gvd.modes import find_modes  # imports scikit-learn
 
         modes = {label: known[label] for label in classes if label in known}
