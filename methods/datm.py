@@ -29,7 +29,21 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Log, Metric, Split, TrainingProtocol, method, normalise, place, predict_logits
+from harness import (
+    Asset,
+    Budget,
+    Context,
+    DatasetInfo,
+    DistilledSet,
+    Log,
+    Metric,
+    Split,
+    TrainingProtocol,
+    method,
+    normalise,
+    place,
+    predict_logits,
+)
 from methods.pixels import denormalise, follow
 from methods.trajectories import (
     Experts,

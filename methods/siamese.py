@@ -49,9 +49,7 @@ def crop(clips: Tensor, u: Numbers) -> Tensor:
 def cutout(clips: Tensor, u: Numbers) -> Tensor:
     """A box of half of the sides, around any place, set to 0."""
     kept = torch.ones(clips.shape[-2:], device=clips.device, dtype=clips.dtype)
-    (top, bottom), (left, right) = (
-        _box(size, int(size * CUT + 0.5), number) for size, number in zip(clips.shape[-2:], u[:2], strict=True)
-    )
+    (top, bottom), (left, right) = (_box(size, int(size * CUT + 0.5), number) for size, number in zip(clips.shape[-2:], u[:2], strict=True))
     kept[top:bottom, left:right] = 0
     return clips * kept
 
