@@ -104,5 +104,6 @@ def _box(size: int, side: int, number: float) -> tuple[int, int]:
 
 def _resample(clips: Tensor, theta: list[list[float]]) -> Tensor:
     n, t, c, h, w = clips.shape
-    grid = F.affine_grid(clips.new_tensor(theta).expand(n, 2, 3), [n, t * c, h, w], align_corners=False)
+    matrix = torch.tensor(theta, dtype=clips.dtype).to(clips.device, non_blocking=True)
+    grid = F.affine_grid(matrix.expand(n, 2, 3), [n, t * c, h, w], align_corners=False)
     return F.grid_sample(clips.reshape(n, t * c, h, w), grid, align_corners=False).view(clips.shape)
