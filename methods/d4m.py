@@ -7,7 +7,7 @@ For each class:
 2. Synthesis: a prototype is noised to a level short of pure noise, x = alpha z + sigma eps, and denoised from there, conditioned on its
    class with a high scale of classifier-free guidance. The prototype is the start, and guides nothing after it.
 3. Labels: a teacher's logits (training-time matching). A protocol with ``relabel`` has the teacher label every crop anew, as the paper
-   does; else each clip has those of the clip.
+   does; else a clip keeps the logits that were stored with it.
 
     python -m harness run --methods d4m,mgd3,diffusion,gvd,random --ipc 1,5,10 --labels native,hard
 
@@ -34,8 +34,8 @@ class D4M(Generating):
     metrics = GVD.metrics
 
     start: Annotated[float, Range(0.3, 1)] = 0.769
-    """Noise level sigma / (alpha + sigma) to which a prototype is noised; 0.769 is the released strength: 0.7 of Stable Diffusion's
-    steps."""
+    """Noise level sigma / (alpha + sigma) to which a prototype is noised (released: strength 0.7, which is 0.769 on Stable Diffusion's
+    schedule)."""
     cfg: Annotated[float, Range(1, 10)] = 8.0
     """Scale of classifier-free guidance (released: 8, of a text prompt)."""
     sampler: Literal["euler", "dpm++", "unipc", "ddim", "ddim-linear"] = "ddim-linear"

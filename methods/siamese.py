@@ -49,9 +49,7 @@ def crop(clips: Tensor, u: Numbers) -> Tensor:
 def cutout(clips: Tensor, u: Numbers) -> Tensor:
     """A box of half of the sides, around any place, set to 0."""
     kept = torch.ones(clips.shape[-2:], device=clips.device, dtype=clips.dtype)
-    (top, bottom), (left, right) = (
-        _box(size, int(size * CUT + 0.5), number) for size, number in zip(clips.shape[-2:], u[:2], strict=True)
-    )
+    (top, bottom), (left, right) = (_box(size, int(size * CUT + 0.5), number) for size, number in zip(clips.shape[-2:], u[:2], strict=True))
     kept[top:bottom, left:right] = 0
     return clips * kept
 
@@ -106,5 +104,6 @@ def _box(size: int, side: int, number: float) -> tuple[int, int]:
 
 def _resample(clips: Tensor, theta: list[list[float]]) -> Tensor:
     n, t, c, h, w = clips.shape
-    grid = F.affine_grid(clips.new_tensor(theta).expand(n, 2, 3), [n, t * c, h, w], align_corners=False)
+    matrix = torch.tensor(theta, dtype=clips.dtype).to(clips.device, non_blocking=True)
+    grid = F.affine_grid(matrix.expand(n, 2, 3), [n, t * c, h, w], align_corners=False)
     return F.grid_sample(clips.reshape(n, t * c, h, w), grid, align_corners=False).view(clips.shape)

@@ -69,7 +69,7 @@ class VDSDFRePo(StaticDynamic, Regresses):
             with torch.no_grad():
                 f_t = member.embed(normalise(train.clips(rows).to(device, non_blocking=True)))
             predicted = regress(f_t, member.embed(memories.clips(slots)), targets, self.ridge)
-            error = (centred(train.labels[rows], classes).to(device) - predicted).square().sum(1).mean()
+            error = (centred(train.labels[rows], classes).to(device, non_blocking=True) - predicted).square().sum(1).mean()
             loss = error - label_margin(targets) if self.label_lr > 0 else error
 
             optimizer.zero_grad(set_to_none=True)
