@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.budget import Budget, audit
+from harness.clip_writer import ClipWriter
 from harness.errors import BudgetError
 from harness.registry import Registry
 from harness.tasks.common import materialise
@@ -28,36 +29,44 @@ def test_parts_cover_an_instance_once() -> None:
         assert [f for j in range(parts) for f in range(length)[part(length, parts, j)]] == list(range(length))
 
 
-def test_in_time_by_hand() -> None:
+def room(tmp_path: Path, clips: int, shape: tuple[int, int, int, int], composed: Composed) -> ClipWriter:
+    return ClipWriter(tmp_path / "room.uint8", (clips, *shape), composed.compose)
+
+
+def test_in_time_by_hand(tmp_path: Path) -> None:
     clips = torch.arange(4).view(4, 1, 1, 1, 1).expand(4, 4, 1, 2, 2) * 10 + torch.arange(4).view(1, 4, 1, 1, 1)
-    composed, storage = Composed(2), torch.zeros(2, 4, 1, 2, 2, dtype=torch.uint8)
+    composed = Composed(2)
+    storage = room(tmp_path, 2, (4, 1, 2, 2), composed)
     composed.place(storage, clips[:1].to(torch.uint8), 0)  # in two micro-batches that do not end with an instance
     composed.place(storage, clips[1:].to(torch.uint8), 1)
-    assert storage[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
-    assert composed.clips_of(storage) is storage
+    assert storage.whole()[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
+    assert torch.equal(composed.clips_of(storage).clips(), storage.whole()) and len(composed.clips_of(storage)) == 2
 
 
-def test_in_space_by_hand() -> None:
+def test_in_space_by_hand(tmp_path: Path) -> None:
     """Four flat videos fill the quarters of a mosaic and come back whole."""
     flat = torch.tensor([10, 20, 30, 40], dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 2, 1, 4, 4)
-    composed, storage = Composed(4, "grid"), torch.zeros(1, 2, 1, 4, 4, dtype=torch.uint8)
+    composed = Composed(4, "grid")
+    storage = room(tmp_path, 1, (2, 1, 4, 4), composed)
     composed.place(storage, flat, 0)
-    assert storage[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
-    assert torch.equal(composed.clips_of(storage), flat)
+    assert storage.whole()[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
+    videos = composed.clips_of(storage)
+    assert torch.equal(videos.clips(), flat) and torch.equal(videos.clips([3, 1]), flat[[3, 1]]) and len(videos) == 4
 
 
 @pytest.mark.parametrize(("compose", "size"), [(4, 32), (9, 32), (4, 15)])
-def test_tiles_are_resized_bilinearly(compose: int, size: int) -> None:
+def test_tiles_are_resized_bilinearly(compose: int, size: int, tmp_path: Path) -> None:
     """Down without aliasing, up as torch does it; a side that is not divided gives tiles of unequal size."""
     clips = torch.randint(0, 256, (compose, 3, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    composed, storage = Composed(compose, "grid"), torch.zeros(1, 3, 1, size, size, dtype=torch.uint8)
+    composed = Composed(compose, "grid")
+    storage = room(tmp_path, 1, (3, 1, size, size), composed)
     composed.place(storage, clips, 0)
-    made = composed.clips_of(storage)
+    made = composed.clips_of(storage).clips()
     assert made.shape == clips.shape and made.dtype == torch.uint8
     n = composed.side
     for j in range(compose):
         rows, columns = (slice(k * size // n, (k + 1) * size // n) for k in (j // n, j % n))
-        tile = storage[0, :, :, rows, columns]
+        tile = storage.whole()[0, :, :, rows, columns]
         small = F.interpolate(clips[j].float(), tile.shape[-2:], mode="bilinear", antialias=True)
         assert torch.equal(tile, small.round().to(torch.uint8))
         large = F.interpolate(tile.float(), (size, size), mode="bilinear")
