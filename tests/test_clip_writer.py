@@ -79,15 +79,16 @@ def test_every_writer_of_a_context_has_a_file_of_its_own(tmp_path: Path) -> None
 
 
 def test_a_number_has_a_generator_of_its_own(tmp_path: Path) -> None:
-    def drawn(seed: int, number: int) -> int:
-        context = ContextFactory(None, tmp_path / f"{seed}-{number}").bare(tiny_split(), seed)  # type: ignore[arg-type]
-        torch.rand(number, generator=context.generator)
+    """Which draws the same whatever was drawn before, and for another seed something else."""
+    contexts, train = ContextFactory(None, tmp_path), tiny_split()  # type: ignore[arg-type]
+
+    def drawn(seed: int, number: int, before: int) -> int:
+        context = contexts.bare(train, seed)
+        torch.rand(before, generator=context.generator)
         return int(torch.randint(2**60, (1,), generator=context.generator_of(number)))
 
-    assert len({drawn(seed, number) for seed in range(3) for number in range(20)}) == 60
-    (again,) = {drawn(1, 7) for _ in range(1)}
-    context = ContextFactory(None, tmp_path / "last").bare(tiny_split(), 1)  # type: ignore[arg-type]
-    assert int(torch.randint(2**60, (1,), generator=context.generator_of(7))) == again
+    first, again = ([drawn(seed, number, before) for seed in range(3) for number in range(5)] for before in (0, 7))
+    assert first == again and len(set(first)) == 15
 
 
 # The file of a set
@@ -158,7 +159,7 @@ def test_artifacts_are_moved_in_and_opened_without_memory(where: str, tmp_path: 
     sets()["bytes"].save(file)
     data = file.read_bytes()
     entry = store.move_artifact(key_of("m"), "s.safetensors", file)
-    made: Record = record(artifacts={"s.safetensors": entry})
+    made: Record = record("m", artifacts={"s.safetensors": entry})
     assert entry == store.write_artifact(key_of("m"), "copy", data)
     assert store.read_artifact(made, "s.safetensors") == data
     opened = store.open_artifact(made, "s.safetensors", tmp_path)

@@ -61,7 +61,7 @@ def peaks(command: list[str], environment: dict[str, str]) -> float:
 def measure(folder: Path, method: str, ipc: int, arguments: argparse.Namespace) -> None:
     """Print the row of one set; it is removed."""
     results = folder / "results"
-    per_class = max(map(int, arguments.ipc.split(",")))
+    per_class = 1 if method.startswith("drawn") else max(map(int, arguments.ipc.split(",")))  # what is drawn needs no clips
     dataset = f"large[classes_={arguments.classes},per_class={per_class}]"
     line = [sys.executable, "-m", "harness", "run", "--config", str(folder / "bench.toml"), "--plugin", str(PLUGINS), "--dataset", dataset]
     line += [

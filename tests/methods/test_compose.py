@@ -31,30 +31,38 @@ def test_parts_cover_an_instance_once() -> None:
         assert [f for j in range(parts) for f in range(length)[part(length, parts, j)]] == list(range(length))
 
 
+def room(tmp_path: Path, clips: int, shape: tuple[int, int, int, int], composed: Composed) -> ClipWriter:
+    return ClipWriter(tmp_path / "room.uint8", (clips, *shape), composed.compose)
+
+
 def test_in_time_by_hand(tmp_path: Path) -> None:
     clips = torch.arange(4).view(4, 1, 1, 1, 1).expand(4, 4, 1, 2, 2) * 10 + torch.arange(4).view(1, 4, 1, 1, 1)
-    composed, storage = Composed(2), ClipWriter(tmp_path / "clips", (2, 4, 1, 2, 2), 2)
+    composed = Composed(2)
+    storage = room(tmp_path, 2, (4, 1, 2, 2), composed)
     composed.place(storage, clips[:1].to(torch.uint8), 0)  # in two micro-batches that do not end with an instance
     composed.place(storage, clips[1:].to(torch.uint8), 1)
-    assert storage.rows[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
-    assert torch.equal(composed.clips_of(storage).clips(), storage.rows)
+    assert storage.whole()[:, :, 0, 0, 0].tolist() == [[0, 1, 12, 13], [20, 21, 32, 33]]
+    assert torch.equal(composed.clips_of(storage).clips(), storage.whole()) and len(composed.clips_of(storage)) == 2
 
 
 def test_in_space_by_hand(tmp_path: Path) -> None:
     """Four flat videos fill the quarters of a mosaic and come back whole."""
     flat = torch.tensor([10, 20, 30, 40], dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 2, 1, 4, 4)
-    composed, storage = Composed(4, "grid"), ClipWriter(tmp_path / "clips", (1, 2, 1, 4, 4), 4)
+    composed = Composed(4, "grid")
+    storage = room(tmp_path, 1, (2, 1, 4, 4), composed)
     composed.place(storage, flat, 0)
-    assert storage.rows[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
-    assert torch.equal(composed.clips_of(storage).clips(), flat)
+    assert storage.whole()[0, 1, 0].tolist() == [[10, 10, 20, 20], [10, 10, 20, 20], [30, 30, 40, 40], [30, 30, 40, 40]]
+    videos = composed.clips_of(storage)
+    assert torch.equal(videos.clips(), flat) and torch.equal(videos.clips([3, 1]), flat[[3, 1]]) and len(videos) == 4
 
 
 def test_some_frames_of_each_by_hand(tmp_path: Path) -> None:
     """Two videos of eight frames keep frames 1, 3, 5, 7, the middles of four parts, and come back with what lies between."""
     ramps = torch.stack([torch.arange(8) * 10, 200 - torch.arange(8) * 10]).to(torch.uint8).view(2, 8, 1, 1, 1).expand(2, 8, 1, 2, 2)
-    composed, storage = Composed(2, "thin"), ClipWriter(tmp_path / "clips", (1, 8, 1, 2, 2), 2)
+    composed = Composed(2, "thin")
+    storage = room(tmp_path, 1, (8, 1, 2, 2), composed)
     composed.place(storage, ramps, 0)
-    assert storage.rows[0, :, 0, 0, 0].tolist() == [10, 30, 50, 70, 190, 170, 150, 130]
+    assert storage.whole()[0, :, 0, 0, 0].tolist() == [10, 30, 50, 70, 190, 170, 150, 130]
     made = composed.clips_of(storage).clips()
     places = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
     expected = [np.round(np.interp(places, np.arange(4), kept)).astype(int).tolist() for kept in ([10, 30, 50, 70], [190, 170, 150, 130])]
@@ -63,7 +71,8 @@ def test_some_frames_of_each_by_hand(tmp_path: Path) -> None:
 
 def test_a_colour_channel_each_against_pillow(tmp_path: Path) -> None:
     clips = torch.randint(0, 256, (3, 2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    composed, storage = Composed(3, "gray"), ClipWriter(tmp_path / "clips", (1, 2, 3, 4, 4), 3)
+    composed = Composed(3, "gray")
+    storage = room(tmp_path, 1, (2, 3, 4, 4), composed)
     composed.place(storage, clips, 0)
     made = composed.clips_of(storage).clips()
     assert made.shape == clips.shape and all(torch.equal(made[:, :, 0], made[:, :, c]) for c in (1, 2))
@@ -81,14 +90,15 @@ def test_a_colour_channel_each_against_pillow(tmp_path: Path) -> None:
 def test_tiles_are_resized_bilinearly(compose: int, size: int, tmp_path: Path) -> None:
     """Down without aliasing, up as torch does it; a side that is not divided gives tiles of unequal size."""
     clips = torch.randint(0, 256, (compose, 3, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    composed, storage = Composed(compose, "grid"), ClipWriter(tmp_path / "clips", (1, 3, 1, size, size), compose)
+    composed = Composed(compose, "grid")
+    storage = room(tmp_path, 1, (3, 1, size, size), composed)
     composed.place(storage, clips, 0)
     made = composed.clips_of(storage).clips()
     assert made.shape == clips.shape and made.dtype == torch.uint8
     n = composed.side
     for j in range(compose):
         rows, columns = (slice(k * size // n, (k + 1) * size // n) for k in (j // n, j % n))
-        tile = storage.rows[0, :, :, rows, columns]
+        tile = storage.whole()[0, :, :, rows, columns]
         small = F.interpolate(clips[j].float(), tile.shape[-2:], mode="bilinear", antialias=True)
         assert torch.equal(tile, small.round().to(torch.uint8))
         large = F.interpolate(tile.float(), (size, size), mode="bilinear")

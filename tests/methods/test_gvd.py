@@ -121,6 +121,40 @@ def test_micro_batches_do_not_change_the_videos(context: Context) -> None:
     assert (small.int() - large.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("params", [{"compose": 2}, {"compose": 4, "layout": "grid"}], ids=["time", "grid"])
+def test_an_interrupted_set_equals_an_undisturbed_one(
+    params: dict[str, Any], tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set, soft labels and figures to the digit, where the attempts before came to other places; what was made is not made again."""
+    made: list[int] = []
+    generate = Backbone.generate
+
+    def counted(self: Backbone, modes: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(made) in stops:
+            stops.remove(len(made))
+            raise KeyboardInterrupt
+        made.append(len(modes))
+        return generate(self, modes, *rest)
+
+    monkeypatch.setattr(Backbone, "generate", counted)
+
+    def attempt(folder: Path) -> tuple[bytes, dict[str, Any]]:
+        context = make_context(folder, backbone=backbone, teacher=Teacher().eval())
+        torch.rand(len(made), generator=context.generator)  # what was drawn before does not matter
+        stored = GVD(steps=2, batch=5, **params).distill(TRAIN, Budget(2, SHAPE, 3), context)
+        return stored.to_bytes(), context.metrics
+
+    for name in ("disturbed", "undisturbed"):
+        (tmp_path / name).mkdir()
+    stops = [1, 2]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "disturbed")
+    disturbed = attempt(tmp_path / "disturbed")
+    assert sum(made) == 6 * params["compose"], "no video twice"
+    assert disturbed == attempt(tmp_path / "undisturbed")
+
+
 def test_without_guidance_modes_do_not_matter(context: Context) -> None:
     a, b = (distill(context, soft=False, guidance=0.0, modes=m).clips for m in ("kmeans", "random"))
     assert torch.equal(a, b)  # type: ignore[arg-type]
