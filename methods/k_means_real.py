@@ -37,13 +37,17 @@ class KMeansReal(Composed):
     """Evaluator network whose features are clustered, trained on the full training split; empty: the run's teacher."""
     codec: Path | str = "patch"
     """The latents: the kind of the asset latent_codec (patch, identity, autoencoder, or a diffusers autoencoder)."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Frames, height and width at which a pretrained autoencoder works; 0: its own."""
     restarts: int = 1
     """k-means++ starts of which the best is kept; 1 is what scikit-learn's n_init="auto", as in MGD3, means."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
         if self.space == "teacher":
             return {"teacher": Asset("teacher", {"evaluator": self.teacher})}
-        return {"codec": codec_asset(self.codec), **latent_assets(self.codec)} if self.space == "latent" else {}
+        if self.space == "latent":
+            return {"codec": codec_asset(self.codec, self.size), **latent_assets(self.codec, self.size)}
+        return {}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return self.unfit(budget) or too_few_clips(info, budget, self.compose)

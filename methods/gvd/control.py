@@ -1,5 +1,7 @@
 """Random clips through GVD's codec: a control that separates what the latents lose from what generation adds.
 
+It encodes what it keeps, which needs no latents of the whole split.
+
 Reported by no paper: MGD3 (arXiv 2505.18963) and GVD (arXiv 2507.22360) show generated sets only.
 
     python -m harness run --methods 'random,codec_random,codec_random[codec=autoencoder],gvd' --ipc 5
@@ -23,9 +25,11 @@ class CodecRandom:
 
     codec: Path | str = "patch"
     """The kind of the asset latent_codec: patch, identity, autoencoder, or a diffusers autoencoder (folder or hub id)."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Frames, height and width at which a pretrained autoencoder works; 0: its own."""
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"codec": codec_asset(self.codec)}
+        return {"codec": codec_asset(self.codec, self.size)}
 
     def skip(self, info: DatasetInfo, budget: Budget) -> str | None:
         return too_few_clips(info, budget)

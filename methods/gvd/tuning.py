@@ -32,14 +32,12 @@ class Tuned:
 
     def apply(self, network: nn.Module) -> None:
         """Put them into the pretrained network, which is on the CPU; LoRA's are added to its weights."""
-        if not self.rank:
-            network.load_state_dict(dict(self.tensors))
-            return
-        lora = add_lora(network, self.rank)
-        missing = network.load_state_dict(dict(self.tensors), strict=False).unexpected_keys
-        if missing:
-            raise TaskError(f"the fine-tuned weights do not fit the backbone: it has no {missing[0]}")
-        lora.merge_and_unload()
+        lora = add_lora(network, self.rank) if self.rank else None
+        unknown = network.load_state_dict(dict(self.tensors), strict=False).unexpected_keys
+        if unknown:
+            raise TaskError(f"the fine-tuned weights do not fit the backbone: it has no {unknown[0]}")
+        if lora is not None:
+            lora.merge_and_unload()
 
 
 @asset("pipeline_tuning")

@@ -353,7 +353,7 @@ def test_a_start_is_a_noise_level_whatever_the_sampler(sampler: str, shift: floa
 def test_the_default_stop_is_half_of_the_default_steps() -> None:
     """Six of DPM-Solver++'s 12 steps with shift 3, and as many of the other samplers on that path."""
     guidance = GVD()._guidance()[0]
-    assert (GVD().sampler, GVD().steps, GVD().shift) == ("dpm++", 12, 3.0)
+    assert (GVD().sampler, Backbone.steps, GVD().shift) == ("dpm++", 12, 3.0)
     for sampler in ("dpm++", "unipc", "euler"):
         scheduler = make_scheduler(sampler, 12, 3.0)
         assert [guidance.active(level(*path(scheduler, i))) for i in range(12)] == [True] * 6 + [False] * 6, sampler
