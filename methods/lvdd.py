@@ -20,12 +20,13 @@ Reported: gains of 7.8 points on MiniUCF at IPC 5 and 2.6 on HMDB51 at IPC 1 ove
 
 **The DPP as released draws uniformly.** Its distances are Euclidean over all standardised latent values, some thousands of them: no two
 clips of a class of moving-digits are nearer than 59 (half of them 127 or more), so that nothing beside the diagonal of L is above 2e-26 and
-every subset is as likely as any other. ``distance=median`` divides by the median distance within the class: 0.37 in the middle, 0.63 at most.
+every subset is as likely as any other. ``distance=median`` divides by the median distance within the class; the entries are then 0.37 in
+the middle and 0.63 at most.
 
 Named deviations: latents by patches (``codec``) unless an autoencoder is named, such as the paper's sd-vae-ft-mse; latents are posterior
-means of unit variance, not samples; of the autoencoder only the decoder is kept, in half precision where it is a network (released: int8 weights of
-all of it, which this audit would charge as pixels); all clips are decomposed together, not 400 at a time; modes that keep their full rank
-(clips, channels) have no factor, which gives the same latents. ``select=map`` is the most likely subset, greedily (Chen et al., NeurIPS 2018).
+means of unit variance, not samples; of an autoencoder only the decoder is kept, in half precision (released: int8 weights of all of it,
+which the audit would charge as pixels); all clips are decomposed together, not 400 at a time; modes that keep their full rank (clips,
+channels) have no factor, which gives the same latents. ``select=map`` is the most likely subset, greedily (Chen et al., NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -108,10 +109,10 @@ class LVDD:
         clip = codec.latent_shape[1] * math.prod(ranks.values())
         k = int((charged_at_most(budget) - charge(decoder) - factors) / clip) // budget.classes
         if k < 1:
-            frame = math.prod(budget.clip_shape[1:])
+            of_decoder, of_clips = (math.ceil(v / math.prod(budget.clip_shape[1:])) for v in (charge(decoder), clip * budget.classes))
             raise BudgetError(
-                f"nothing fits beside the decoder of codec {str(self.codec)!r}: it is charged {math.ceil(charge(decoder) / frame)} frames of the "
-                f"{budget.frames} that the budget allows, a clip of each class {math.ceil(clip * budget.classes / frame)}"
+                f"nothing fits beside the decoder of codec {str(self.codec)!r}: it is charged {of_decoder} frames of the {budget.frames} "
+                f"that the budget allows, a clip of each class {of_clips}"
             )
         return k
 
@@ -124,8 +125,8 @@ class LVDD:
             if moments is None:
                 chosen = torch.randperm(len(rows), generator=context.generator)[:size]
             else:
-                points = torch.cat([((z - moments[0]) / moments[1]).flatten(1).cpu() for z in encode_in_parts(codec, train, rows, context.device)])
-                kernel = similarity(points, self.distance)
+                latents = torch.cat(list(encode_in_parts(codec, train, rows, context.device)))
+                kernel = similarity(((latents - moments[0]) / moments[1]).flatten(1).cpu(), self.distance)
                 chosen = most_likely(kernel, size) if self.select == "map" else draw_k_dpp(kernel, size, context.generator)
             yield rows[chosen]
             context.progress(label + 1, len(train.info.classes))

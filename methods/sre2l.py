@@ -7,9 +7,9 @@ clips x with labels y start as noise and lower
     CE(teacher(x~), y) + r_bn sum_l w_l ( || mean_l(x~) - m_l || + || var_l(x~) - v_l || )
 
 by Adam, where mean_l and var_l are those of what enters the l-th normalisation, over clips, time and space, m_l and v_l are its running
-statistics, w_l is 10 for the first and 1 for the others, and x~ is a random resized crop of x, flipped and rolled at random. *Relabel*: the teacher's logits.
-Real clips are seen by the teacher alone, and clips are independent of each other but for the statistics of their batch: cost and memory
-do not grow with what two levels of optimisation take.
+statistics, w_l is 10 for the first and 1 for the others, and x~ is a random resized crop of x, flipped and rolled at random. *Relabel*:
+labels are the teacher's logits. Only the teacher sees real clips, and no network is trained in the loop, so that a step costs one pass
+forward and backward, whatever the size of the dataset.
 
     python -m harness run --methods sre2l,rded,random --ipc 1,5,10 --labels native,hard
 
@@ -19,7 +19,7 @@ inter-frame differences, and stands in Video-DC's comparison (arXiv 2412.21197);
 Adaptations and named deviations: crop, flip and roll are the same for all frames of the batch; flips only where a flip keeps the label;
 batches hold as many classes as there are, not 100 of 1,000; clips are kept as uint8; one label of each whole clip, where the released code
 stores one for each of 300 crops (a protocol with ``relabel`` labels every crop anew, for all methods alike). ``start=real`` begins with
-random real clips. The defaults are those of the released script for ImageNet; the paper's image priors have weight 0 in it, and are left out.
+random real clips. The defaults are those of the released script for ImageNet; image priors have weight 0 in it and are left out.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class SRe2L:
         batches = torch.arange(budget.clips).view(budget.classes, budget.ipc).T.flatten().split(self.batch)
         for number, rows in enumerate(batches):
             clips[rows] = self.recover(clips[rows], labels[rows], teacher, context, number, len(batches))
-        context.metrics["bn_distance"] = self.distance(clips, teacher, batches) / self.distance(real, teacher, batches) if self.r_bn else None
+        if self.r_bn:
+            context.metrics["bn_distance"] = self.distance(clips, teacher, batches) / self.distance(real, teacher, batches)
         stored = (denormalise(clips) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         return DistilledSet.of_clips(stored, labels, predict_logits(teacher, stored, context.protocol, context.device))
 
@@ -160,8 +161,8 @@ class SRe2L:
 
 @contextmanager
 def batch_norm_distances(network: nn.Module) -> Iterator[list[Tensor]]:
-    """A list to which a pass through the network adds, for each batch normalisation in the order of use, the distance of its input's statistics
-    to the running ones: norm of the difference of the variances (biased) plus norm of that of the means."""
+    """A list to which a pass through the network adds the distance of every batch normalisation, in the order of use: the norm of the
+    difference of its input's variances (biased) to the running ones, plus the norm of that of the means."""
     distances: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

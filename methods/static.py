@@ -11,7 +11,7 @@ An instance of the budget becomes one clip, as for every method, and stores one 
 its budget. That is the control: as many instances and steps, no motion. ``clips`` asks a second question: so many static clips for each
 instance, T of them for all that the budget may store. It trades motion for variety at equal storage.
 
-Reported: nothing for real frames. SFVD gives up to +5.3 points on MiniUCF over earlier methods for learned ones; its table could not be read.
+Reported: nothing for real frames. For learned ones SFVD gives up to 5.3 points on MiniUCF over earlier methods (abstract).
 
 On moving-digits a frame says nothing of the class by construction, so that ``static`` has to stay at chance there, with any ``clips``.
 """

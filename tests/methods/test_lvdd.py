@@ -105,7 +105,7 @@ def numpy_leading(x: np.ndarray, mode: int, rank: int) -> np.ndarray:
 
 
 def test_tucker_against_numpy() -> None:
-    """HOOI by the singular vectors of numpy, swept until nothing moves: the same space, no worse than HOSVD, no better than any mode allows."""
+    """Beside HOOI by numpy's singular vectors, swept until nothing moves: as good, no worse than HOSVD, no better than any mode allows."""
     latents = torch.randn(5, 6, 2, 7, 8, generator=torch.Generator().manual_seed(3)).cumsum(1).cumsum(3)
     ranks = {"time": 3, "height": 4, "width": 5}
     x = latents.double().numpy()
@@ -197,7 +197,8 @@ def test_uncompressed_it_stores_real_clips_of_their_class(contexts: ContextFacto
 def test_the_most_likely_clips_are_diverse(contexts: ContextFactory) -> None:
     """Every clip of a class twice: greedily most likely ones are no copies of each other."""
     single = tiny_split(per_class=4)
-    twice = Split(np.concatenate([single.clips().numpy()] * 2), single.labels.repeat(2), single.native_frames.repeat(2), ["x"] * 24, single.info)
+    both = np.concatenate([single.clips().numpy()] * 2)
+    twice = Split(both, single.labels.repeat(2), single.native_frames.repeat(2), ["x"] * 24, single.info)
     method = LVDD(clips=4, select="map", distance="median", ratio=1.0)
     stored = method.distill(twice, Budget(5, SHAPE, 3), contexts(method, twice))
     clips = method.materialise(dict(stored.tensors)).float().flatten(1)

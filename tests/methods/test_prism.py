@@ -51,7 +51,7 @@ def test_frames_between_lie_on_the_straight_line(keys: list[int]) -> None:
 
 
 def test_one_step_is_sgd_on_dm_s_loss_in_the_key_frames(contexts: ContextFactory) -> None:
-    """The whole class as real batch, so that nothing but the network is drawn: the gradient by autograd of the formula, and by differences."""
+    """The whole class as real batch, so that only the network is drawn. The gradient by autograd of the formula and by differences."""
     train, keys = tiny_split(), [0, 4, 7]  # linspace(0, 7, 3), rounded to even
     method = Prism(network=NETWORK, initial=3, iterations=1, lr=2.0, momentum=0.0, real_batch=100)
     context = contexts(method, train, seed=5)
@@ -117,9 +117,12 @@ def test_a_new_key_frame_starts_on_the_line_and_nothing_else_changes() -> None:
 
 def test_frames_are_added_only_between_the_pauses_and_up_to_the_budget(contexts: ContextFactory) -> None:
     train = tiny_split()
-    settings = {"iterations": 10, "epsilon": 1.0, "lr": 1e-6}  # every frame that is none becomes a key frame
+    settings = {"iterations": 10, "tries": 10, "epsilon": 1.0, "lr": 1e-6}  # any frame may become a key frame
     assert distill(contexts, train, **settings, pause=0.5).tensors["is_key"].sum() == 2 * BUDGET.clips
     assert distill(contexts, train, **settings, pause=0.3).tensors["is_key"].sum(1).tolist() == [2 + 4] * BUDGET.clips
+    assert distill(contexts, train, **settings | {"tries": 3}, pause=0.2).tensors["is_key"].sum(1).tolist() == [2 + 3] * BUDGET.clips
+    assert Prism(iterations=100, tries=3).insertions() == {20, 40, 60}
+    assert Prism(iterations=0).insertions() == Prism(tries=0).insertions() == set()
     full = distill(contexts, train, **settings, pause=0.0)
     assert most_key_frames(BUDGET) == BUDGET.frames - 1
     assert int(full.tensors["is_key"].sum()) == most_key_frames(BUDGET)

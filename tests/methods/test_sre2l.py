@@ -115,7 +115,7 @@ def test_augmentation_shows_all_frames_and_clips_alike(contexts: ContextFactory)
     assert not torch.equal(seen[0], seen[1])
     ramp = torch.arange(32.0).expand(1, *SHAPE).contiguous()
     still = small(jitter=0.0, smallest_crop=1.0)
-    assert all(still.augment(ramp, context)[0, 0, 0, 0].diff().min() >= 0 for _ in range(10)), "never flipped where a flip changes the class"
+    assert all(still.augment(ramp, context)[0, 0, 0, 0].diff().min() >= 0 for _ in range(10)), "flipped where it changes the class"
     context.info = replace(train.info, flip=True)
     assert {bool(still.augment(ramp, context)[0, 0, 0, 0, 0] > 16) for _ in range(20)} == {True, False}
 
@@ -181,6 +181,6 @@ def test_a_teacher_without_batch_norm_is_refused(contexts: ContextFactory) -> No
     without = small(teacher="convnet3d[width=4]", r_bn=0.0)
     context = contexts(without, train)
     without.distill(train, BUDGET, context)
-    assert context.metrics["bn_distance"] is None
+    assert context.metrics == {}
     with pytest.raises(ValueError, match="sre2l takes iterations >= 0"):
         SRe2L(lr=0.0)
