@@ -251,7 +251,9 @@ def decoder_tensors(codec: Any) -> dict[str, Tensor]:
         return codec.tensors()
     vae = codec.space.vae
     weights = {name: t.half() for name, t in vae.state_dict().items() if not is_encoder(name)}
-    return {"class": pack_json([type(vae).__name__, dict(vae.config)]), **weights}
+    # Without diffusers' notes: by them from_config would set back values that were registered later.
+    config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    return {"class": pack_json([type(vae).__name__, config]), **weights}
 
 
 def load_decoder(tensors: dict[str, Tensor], clip_shape: tuple[int, ...]) -> Codec:

@@ -131,7 +131,7 @@ def test_recovered_clips_are_those_the_teacher_asks_for(contexts: ContextFactory
         curves.append(context.curves.get("recover_loss"))
         distances.append(context.metrics["bn_distance"])
     assert curves[0] is None
-    assert curves[1][-1][1] < 0.7 * curves[1][0][1]  # type: ignore[index]
+    assert curves[1][-1][1] < 0.85 * curves[1][0][1]  # type: ignore[index]
     assert distances[1] < distances[0]  # type: ignore[operator]
     assert distances[0] == pytest.approx(1) if start == "real" else distances[0] > 2  # type: ignore[operator]
     assert result.labels.tolist() == [0, 0, 1, 1, 2, 2]
