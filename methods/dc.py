@@ -117,7 +117,7 @@ def class_gradient(network: nn.Module, clips: Tensor, label: int, graph: bool = 
     """
     parameters = list(network.parameters())
 
-    def of(part: Tensor) -> Sequence[Tensor]:
+    def of(part: Tensor) -> tuple[Tensor, ...]:
         targets = torch.full((len(part),), label, device=part.device)
         loss = F.cross_entropy(network(part), targets, reduction="sum") / len(clips)
         return torch.autograd.grad(loss, parameters, create_graph=graph)

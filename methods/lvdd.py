@@ -40,8 +40,9 @@ import torch
 from torch import Tensor
 
 from harness import Asset, Budget, BudgetError, Choice, Context, DatasetInfo, DistilledSet, Metric, Range, Split, method
-from methods.gvd.codec import BATCH, Codec, PatchCodec, encode_in_parts, load_codec
+from methods.gvd.codec import Codec, PatchCodec, load_codec
 from methods.gvd.described import pack_json, unpack_json
+from methods.latents import BATCH, Latents, codec_asset, latent_assets, latents_of
 
 COMPRESSED = {"time": 1, "height": 3, "width": 4}
 """The modes of latents (N, F, c, h, w) whose ranks are cut."""
@@ -78,7 +79,7 @@ class LVDD:
         return self.select == "map"
 
     def assets(self, info: DatasetInfo) -> dict[str, Asset]:
-        return {"codec": Asset("latent_codec", {"kind": self.codec})}
+        return {"codec": codec_asset(self.codec), **latent_assets(self.codec)}
 
     def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
         codec: Codec = context.assets["codec"]
@@ -86,8 +87,9 @@ class LVDD:
         ranks = {name: max(1, int(self.ratio * codec.latent_shape[mode - 1])) for name, mode in COMPRESSED.items()}
         k = self.clips or self.clips_that_fit(codec, decoder, ranks, budget)
 
-        rows = torch.cat(list(self.selected(train, codec, k, context)))
-        latents = torch.cat(list(encode_in_parts(codec, train, rows, context.device)))
+        latents_of_train = latents_of(codec, train, context)
+        rows = torch.cat(list(self.selected(train, latents_of_train, k, context)))
+        latents = torch.cat(list(latents_of_train.parts(rows)))
         core, factors = tucker(latents, ranks)
         context.metrics["latent_error"] = float((1 - (core.norm() / latents.norm()) ** 2).clamp(min=0).sqrt())
         context.metrics["decoder_share"] = charge(decoder) / charged_at_most(budget)
@@ -116,17 +118,17 @@ class LVDD:
             )
         return k
 
-    def selected(self, train: Split, codec: Codec, k: int, context: Context) -> Iterator[Tensor]:
+    def selected(self, train: Split, latents_of_train: Latents, k: int, context: Context) -> Iterator[Tensor]:
         """The rows of k clips of one class after the other."""
-        moments = None if self.select == "random" else standard_moments(train, codec, context)
+        moments = None if self.select == "random" else standard_moments(latents_of_train, len(train))
         for label in range(len(train.info.classes)):
             rows = train.indices_of(label)
             size = min(k, len(rows))
             if moments is None:
                 chosen = torch.randperm(len(rows), generator=context.generator)[:size]
             else:
-                latents = torch.cat(list(encode_in_parts(codec, train, rows, context.device)))
-                kernel = similarity(((latents - moments[0]) / moments[1]).flatten(1).cpu(), self.distance)
+                latents = torch.cat(list(latents_of_train.parts(rows)))
+                kernel = similarity(((latents - moments[0]) / moments[1]).flatten(1), self.distance)
                 chosen = most_likely(kernel, size) if self.select == "map" else draw_k_dpp(kernel, size, context.generator)
             yield rows[chosen]
             context.progress(label + 1, len(train.info.classes))
@@ -189,10 +191,10 @@ def most_likely(kernel: Tensor, k: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def standard_moments(train: Split, codec: Codec, context: Context) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every latent value over the training split; 1 for those that are constant."""
+def standard_moments(latents: Latents, clips: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every latent value over so many clips; 1 for those that are constant."""
     count, total, square = 0, 0.0, 0.0
-    for z in encode_in_parts(codec, train, torch.arange(len(train)), context.device):
+    for z in latents.parts(torch.arange(clips)):
         count, total, square = count + len(z), total + z.double().sum(0), square + z.double().square().sum(0)
     mean = torch.as_tensor(total) / count
     deviation = (torch.as_tensor(square) / count - mean.square()).clamp(min=0).sqrt()

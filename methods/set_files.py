@@ -14,6 +14,7 @@ A .pt file may also be one tensor of clips, or a list of clips and labels. Soft 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pickle
@@ -252,7 +253,7 @@ def _open_npz(path: Path) -> dict[str, Entry]:
                 raise ValueError(f"entry {file} is of type {dtype}")
             name = file.removesuffix(".npy")
             in_order = dtype == np.uint8 and not fortran
-            entries[name] = Entry(tuple(shape), reader(name), (lambda room, file=file: _stream_npy(path, file, room)) if in_order else None)
+            entries[name] = Entry(tuple(shape), reader(name), functools.partial(_stream_npy, path, file) if in_order else None)
     return entries
 
 

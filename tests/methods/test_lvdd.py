@@ -18,6 +18,7 @@ from harness.plugin import Context
 from harness.registry import Registry
 from methods.gvd.codec import PatchCodec
 from methods.gvd.vae import load_trained_codec, train_autoencoder
+from methods.latents import latents_of
 from methods.lvdd import COMPRESSED, LVDD, draw_k_dpp, expand, leading, most_likely, similarity, standard_moments, tucker
 from tests.tiny import SHAPE, ContextFactory, tiny_split
 
@@ -152,7 +153,7 @@ def test_moments_are_those_of_all_latents(contexts: ContextFactory) -> None:
     context = contexts(method, train)
     codec = context.assets["codec"]
     z = codec.encode(train.clips())
-    mean, deviation = standard_moments(train, codec, context)
+    mean, deviation = standard_moments(latents_of(codec, train, context), len(train))
     torch.testing.assert_close(mean, z.mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(deviation, z.std(0, unbiased=False), atol=1e-4, rtol=1e-3)
 
