@@ -17,6 +17,7 @@ from harness.errors import HarnessError, StoreError
 from harness.estimate import Estimator
 from harness.executors import Executor, Outcome
 from harness.job import Job
+from harness.lease import Lease
 from harness.plan import Plan, Task, walk
 from harness.provenance import collect_environment, collect_provenance
 from harness.record import Record, Sweep
@@ -27,6 +28,8 @@ from harness.text import redacted, redacted_json
 from harness.worker import now, unfinished
 
 _POLL_SECONDS = 0.5
+_LEASED = ("asset", "distill")
+"""Kinds of tasks that many cells wait for and that take long: of several drivers on one results folder one does them."""
 Ending = Literal["done", "failed", "interrupted"]
 
 
@@ -40,6 +43,10 @@ class Observer(Protocol):
     def finished(self, task: Task, record: Record) -> None: ...
 
     def tick(self, running: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know: a node was lost, another driver does a task."""
+        ...
 
     def end(self, status: str) -> None: ...
 
@@ -182,6 +189,8 @@ def execute(
         # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful. What cannot be written is left out.
         with deaf():
             keys = executor.close()
+            if run is not None:
+                run.release()
             if sweep is not None and run is not None:
                 with suppress(StoreError):
                     run.interrupt(keys, why)
@@ -209,6 +218,9 @@ class _Run:
             for key in upstream:
                 self.users.setdefault(key, []).append(task)
         self.ready: list[tuple[int, str]] = []
+        self.leases: dict[str, Lease] = {}
+        self.elsewhere: dict[str, Task] = {}
+        """Tasks that another driver on the same results folder does now."""
 
     def tell(self, what: str, *arguments: object) -> None:
         """Tell the observers. What they write to may be gone (a closed terminal, a full disk); that does not touch the run."""
@@ -220,17 +232,24 @@ class _Run:
         for task in list(self.state.to_do.values()):
             self._consider(task)
         last_tick = 0.0
-        while self.ready or self.running:
+        while self.ready or self.running or self.elsewhere:
             check()
             self._start_what_fits()
             for outcome in self.executor.wait(_POLL_SECONDS):
                 self._finish(self.running.pop(outcome.key), outcome)
-            if time.monotonic() - last_tick >= _POLL_SECONDS:
+            if not self.ready and not self.running:
+                time.sleep(_POLL_SECONDS)  # for another driver
+            if time.monotonic() - last_tick >= self.store.pace:
                 last_tick = time.monotonic()
                 self._tick()
 
     def status(self) -> Ending:
         return "done" if self.state.all_done() else "failed"
+
+    def release(self) -> None:
+        """Give up all leases."""
+        for lease in self.leases.values():
+            lease.release()
 
     def interrupt(self, keys: Sequence[str], why: str) -> None:
         """Close the books on tasks that were stopped; one that had just finished keeps its record."""
@@ -251,12 +270,25 @@ class _Run:
             if not self.executor.can_take(job):
                 return
             heapq.heappop(self.ready)
+            if not self._take(task):
+                continue
             if (done := self._done_meanwhile(task)) is not None:
                 self._finish(task, Outcome(task.key, done))
                 continue
             self.running[task.key] = task
             self.executor.submit(job)
             self.tell("submitted", task)
+
+    def _take(self, task: Task) -> bool:
+        """Whether this driver may do a task now; one that another driver does is looked at again at the next tick."""
+        if task.kind in _LEASED:
+            if not self.leases.setdefault(task.key, Lease(self.store, task.key)).take():
+                if task.key not in self.elsewhere:
+                    self.tell("note", f"another run makes {task.kind} {task.name}: waiting for it")
+                self.elsewhere[task.key] = task
+                return False
+            self.elsewhere.pop(task.key, None)
+        return True
 
     def _consider(self, task: Task) -> None:
         """Put a task among those that can start, or write it off: declined by its plugin, or resting on one that did not end well."""
@@ -295,6 +327,8 @@ class _Run:
         if record is None:
             record = unfinished(self._job(task), outcome.status, outcome.reason)
             self.store.write_record(record)
+        if (lease := self.leases.pop(task.key, None)) is not None:
+            lease.release()
         self.state.records[task.key] = record
         self.state.ended[task.key] = record.status
         self.tell("finished", task, record)
@@ -304,7 +338,10 @@ class _Run:
                 self._consider(user)
 
     def _tick(self) -> None:
-        beats = [self.store.read_json(f"running/{key}.json") for key in self.running]
+        for task in list(self.elsewhere.values()):
+            if self._take(task):
+                heapq.heappush(self.ready, (self.place[task.key], task.key))
+        beats = [self.store.read_json(f"running/{key}.json") for key in (*self.running, *self.elsewhere)]
         self.tell("tick", [b for b in beats if b is not None])
 
     def _job(self, task: Task) -> Job:
