@@ -181,7 +181,7 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 
 @main.command()
 @_results
-@click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder]")
+@click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder; of a URL, report/ here]")
 @click.option("--dataset", "datasets", multiple=True, metavar="LIST", help="Only these datasets; repeatable.")
 @click.option("--methods", metavar="LIST", help="Only these methods, such as 'gvd,gvd[guidance=0],random'; `full` always stays.")
 @click.option("--evaluators", metavar="LIST", help="Only these evaluators; the first is the one that the drop is told from.")
@@ -204,7 +204,8 @@ def report(results: str | None, out: str | None, overlay: str | None, assignment
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
-    target = Path(out) if out else Path(root) / "report"
+    # A page is looked at in a browser: that of a URL is written here.
+    target = Path(out) if out else Path("report") if "://" in root else Path(root) / "report"
     files = build_report(root, target, choice=read_choice(**options), words=config.words, judge=Staleness().stale_cells)
     click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, paper.tex, report.md, cells.csv, tables/, figures/")
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 import socket
@@ -34,7 +35,6 @@ from harness.text import one_line, redacted
 if TYPE_CHECKING:
     from harness.tasks.common import Draft, Work
 
-_HEARTBEAT_SECONDS = 0.5
 _LONGEST_REASON, _LONGEST_LOG = 2000, 2 << 20
 """Characters of a reason; bytes at the beginning, and at the end, of a log."""
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffusers", "transformers", "timm", "pytorchvideo", "av")
@@ -147,11 +147,11 @@ class Heartbeat:
     def __init__(self, store: Store, job: Job) -> None:
         self._store, self._key = store, job.key
         self._state = {"key": job.key, "name": job.name, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        self._written = 0.0
+        self._written = -math.inf
 
     def __call__(self, done: int, total: int) -> None:
         moment = time.monotonic()
-        if moment - self._written >= _HEARTBEAT_SECONDS:
+        if moment - self._written >= self._store.pace:
             self._written = moment
             with contextlib.suppress(StoreError):  # it only shows where the task is
                 self._store.write_json(f"running/{self._key}.json", {**self._state, "done": int(done), "total": int(total)})
