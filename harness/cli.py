@@ -390,13 +390,18 @@ _dataset_options = [
 
 
 def _data_verb(function: Any) -> Any:
-    """A verb of `data`: the options that name a dataset, then (plugin, cache) in their place."""
+    """A verb of `data`: the options that name a dataset, then (plugin, cache) in their place; with --share the clips go to the results."""
 
     @functools.wraps(function)
     def verb(overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
         named = {name: options.pop(name) for name in ("dataset", "data_root", "results")}
         session = _session(overlay, assignments, {**named, "plugins": list(options.pop("plugins")) or None})
+        shares = options.pop("shares", False)
         function(session.dataset, session.cache, **options)
+        if shares:
+            from harness.data.source import share
+
+            share(session.cache, session.store)
 
     for option in reversed(_dataset_options):
         verb = option(verb)
@@ -405,6 +410,7 @@ def _data_verb(function: Any) -> Any:
 
 @_data_verb
 @click.option("--workers", type=click.IntRange(1), help="Videos decoded at a time. [default: the CPUs]")
+@click.option("--share", "shares", is_flag=True, help="Put the clips with the results, for nodes of a cluster that have no videos.")
 def prepare(plugin: DatasetPlugin, cache: ClipCache, workers: int | None) -> None:
     """Decode, resize and cache what is missing; an interrupted attempt goes on where it was."""
     from harness.data.facts import dataset_facts

@@ -4,7 +4,7 @@
 
 The highest number holds. It is taken by creating the next one, which only one of several can do: an exclusive create in a folder
 (O_EXCL), a conditional one on an object store (If-None-Match on S3, a generation on GCS). On a store that has neither, the last one to
-write holds it, seen by reading again after a moment; two that ask within the same moment may then both work, which costs time and no number.
+write holds it, seen by reading again after a moment; two that ask in the same moment may then both work, which costs time and no number.
 
 No clock is compared with another's: a lease is over when its file has not changed for so many seconds on the monotonic clock of the one
 that waits, or at once where its owner was a process of this machine that is gone. An owner that stood still and wakes up finds that it
@@ -154,7 +154,7 @@ class Lease:
 def _machine() -> str:
     """This machine and its namespace of process ids, since it was started; empty where the system does not say."""
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 

@@ -7,9 +7,10 @@ import os
 import shlex
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from harness.config import Config
@@ -28,6 +29,10 @@ from harness.text import redacted, redacted_json
 from harness.worker import now, unfinished
 
 _POLL_SECONDS = 0.5
+_LOST_AT_MOST = 3
+"""Times that a task is lost with its node before it counts as failed: it may be what ends them."""
+_EXPECTED = 200
+"""Ready tasks that an executor is told of."""
 _LEASED = ("asset", "distill")
 """Kinds of tasks that many cells wait for and that take long: of several drivers on one results folder one does them."""
 Ending = Literal["done", "failed", "interrupted"]
@@ -220,7 +225,9 @@ class _Run:
         self.ready: list[tuple[int, str]] = []
         self.leases: dict[str, Lease] = {}
         self.elsewhere: dict[str, Task] = {}
-        """Tasks that another driver on the same results folder does now."""
+        """Tasks that wait for what this run does not do: another driver on the same results folder, or a node that was asked for."""
+        self.told: set[str] = set()
+        self.lost: Counter[str] = Counter()
 
     def tell(self, what: str, *arguments: object) -> None:
         """Tell the observers. What they write to may be gone (a closed terminal, a full disk); that does not touch the run."""
@@ -235,10 +242,13 @@ class _Run:
         while self.ready or self.running or self.elsewhere:
             check()
             self._start_what_fits()
-            for outcome in self.executor.wait(_POLL_SECONDS):
-                self._finish(self.running.pop(outcome.key), outcome)
-            if not self.ready and not self.running:
-                time.sleep(_POLL_SECONDS)  # for another driver
+            outcomes = self.executor.wait(_POLL_SECONDS)
+            for outcome in outcomes:
+                self._ended(self.running.pop(outcome.key), outcome)
+            for text in self.executor.notes():
+                self.tell("note", text)
+            if not outcomes and not self.running and (self.ready or self.elsewhere):
+                time.sleep(_POLL_SECONDS)  # for others
             if time.monotonic() - last_tick >= self.store.pace:
                 last_tick = time.monotonic()
                 self._tick()
@@ -267,10 +277,18 @@ class _Run:
         while self.ready:
             task = self.state.to_do[self.ready[0][1]]
             job = self._job(task)
-            if not self.executor.can_take(job):
+            fit = self.executor.fit(job)
+            if fit.when == "later":
                 return
             heapq.heappop(self.ready)
+            if fit.when == "never":
+                self._finish(task, Outcome(task.key, None, "skipped", fit.why))
+                continue
+            if fit.when == "asked":
+                self._wait_for(task, fit.why)
+                continue
             if not self._take(task):
+                self._wait_for(task, "another run makes it")
                 continue
             if (done := self._done_meanwhile(task)) is not None:
                 self._finish(task, Outcome(task.key, done))
@@ -280,15 +298,26 @@ class _Run:
             self.tell("submitted", task)
 
     def _take(self, task: Task) -> bool:
-        """Whether this driver may do a task now; one that another driver does is looked at again at the next tick."""
-        if task.kind in _LEASED:
-            if not self.leases.setdefault(task.key, Lease(self.store, task.key)).take():
-                if task.key not in self.elsewhere:
-                    self.tell("note", f"another run makes {task.kind} {task.name}: waiting for it")
-                self.elsewhere[task.key] = task
-                return False
-            self.elsewhere.pop(task.key, None)
-        return True
+        """Whether this driver may do a task, and no other does it now."""
+        return task.kind not in _LEASED or self.leases.setdefault(task.key, Lease(self.store, task.key)).take()
+
+    def _wait_for(self, task: Task, why: str) -> None:
+        """Put a task aside until the next tick."""
+        if task.key not in self.told:
+            self.told.add(task.key)
+            self.tell("note", f"{task.kind} {task.name} waits: {why}")
+        self.elsewhere[task.key] = task
+
+    def _ended(self, task: Task, outcome: Outcome) -> None:
+        """Close the books on a task that an executor had, or run it again where that is no fault of its own."""
+        self.lost[task.key] += outcome.retry == "lost"
+        if self.lost[task.key] > _LOST_AT_MOST:
+            outcome = replace(outcome, reason=f"{outcome.reason}, as {_LOST_AT_MOST} others before")
+        if outcome.retry is None or self.lost[task.key] > _LOST_AT_MOST:
+            self._finish(task, outcome)
+            return
+        self.tell("note", f"{task.kind} {task.name} runs again: {outcome.reason}")
+        heapq.heappush(self.ready, (self.place[task.key], task.key))
 
     def _consider(self, task: Task) -> None:
         """Put a task among those that can start, or write it off: declined by its plugin, or resting on one that did not end well."""
@@ -338,10 +367,12 @@ class _Run:
                 self._consider(user)
 
     def _tick(self) -> None:
-        for task in list(self.elsewhere.values()):
-            if self._take(task):
-                heapq.heappush(self.ready, (self.place[task.key], task.key))
         beats = [self.store.read_json(f"running/{key}.json") for key in (*self.running, *self.elsewhere)]
+        for key in self.elsewhere:
+            heapq.heappush(self.ready, (self.place[key], key))
+        self.elsewhere.clear()
+        first = heapq.nsmallest(_EXPECTED, self.ready)
+        self.executor.expect([self._job(self.state.to_do[key]) for _, key in first])
         self.tell("tick", [b for b in beats if b is not None])
 
     def _job(self, task: Task) -> Job:
@@ -364,7 +395,7 @@ class _Run:
             deterministic=run.deterministic,
             timeout=run.timeout,
             sweep=self.sweep.id,
-            origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
+            origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running), "lost": self.lost[task.key]},
             foreign=task.foreign,
         )
 

@@ -6,6 +6,7 @@
     running/<key>.json        where a task runs and how far it is; removed when it ends
     sweeps/<id>.json          one per command: its cells, its owner, its environment
 
+    data/<name>-<hash>/       decoded clips, for machines without the videos (see harness.data.source)
     leases/<name>.<n>.json    who makes what is made once (see harness.lease)
 
 Everything is written under a temporary name and renamed, so that a reader never sees half a file; an object store's files appear whole.
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -201,7 +203,8 @@ class Store:
         with self._told(f"{folder} cannot be listed"):
             try:
                 if self.is_local:
-                    sizes = {name: 0 for name in os.listdir(place)} if os.path.isdir(place) else {}
+                    with os.scandir(place) as entries:
+                        sizes = {entry.name: 0 for entry in entries}
                 else:
                     sizes = {posixpath.basename(found["name"]): int(found.get("size") or 0) for found in self.fs.ls(place, detail=True)}
             except (FileNotFoundError, NotADirectoryError):
@@ -255,6 +258,27 @@ class Store:
             for name in names:
                 data = got.get(self._at(name))
                 yield name, partial(self.read_bytes, name) if not isinstance(data, bytes) else partial(bytes, data)
+
+    # Files that are too large for memory
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Store a file of this machine. Raises StoreError where that fails."""
+        target = self._at(name)
+        with self._told(f"cannot write {name}"):
+            if self.is_local:
+                self._make_room(target)
+                temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+                shutil.copyfile(path, temporary)
+                os.replace(temporary, target)
+            else:
+                self._make_remote_folder(target)
+                self.fs.put_file(str(path), target)
+
+    def get_file(self, name: str, path: Path, limit: int) -> None:
+        """Copy a file of at most ``limit`` bytes here. Raises StoreError as ``read_bytes`` does, OSError where there is no room."""
+        with open(path, "wb") as target:
+            for part in self._chunks(name, limit):
+                target.write(part)
 
     # Artifacts
 

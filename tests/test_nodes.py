@@ -50,10 +50,6 @@ def test_parts_of_gpus_are_of_one_card(gpus: int, held: list[float], asked: floa
     assert (place is not None) == fits
 
 
-def test_more_than_one_gpu_is_a_whole_number() -> None:
-    assert nodes((4, 4)).refusal(Shape(1, 1.5)) == "it asks for 1.5 GPUs: valid are whole numbers, and parts of one"
-
-
 def test_the_free_node_is_taken_and_gpu_nodes_are_kept_for_what_needs_them() -> None:
     mixed = nodes((8, 1), (2, 0), (4, 0))
     assert mixed.place(Shape(1, 0), []).id == "c"  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ class Shape:
     gpus: float
 
     def __str__(self) -> str:
-        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}" + (f" and {self.gpus:g} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else "")
+        return f"{self.cpus} CPUs and {self.gpus:g} GPUs" if self.gpus else f"{self.cpus} CPUs"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,6 @@ class Nodes:
 
     def refusal(self, shape: Shape) -> str | None:
         """Why no node could ever hold a task of this shape; None where one could."""
-        if shape.gpus > 1 and shape.gpus != int(shape.gpus):
-            return f"it asks for {shape.gpus:g} GPUs: valid are whole numbers, and parts of one"
         if any(self._holds(node, shape, ()) for node in self.present.values()):
             return None
         most = max((node.gpus for node in self.present.values()), default=0)
