@@ -22,7 +22,7 @@ import numpy as np
 from harness.code import harness_digest
 from harness.data.cache import ClipCache, describe
 from harness.data.cache_files import SPLITS, read_index
-from harness.errors import HarnessError, StoreError
+from harness.errors import DataError, HarnessError, StoreError
 from harness.job import Job
 from harness.lease import Lease
 from harness.registry import Registry
@@ -41,7 +41,7 @@ def node_cache(job: Job) -> Path:
 def settle(job: Job) -> Job | str:
     """The task with the places of this machine in it, so that it can open its dataset; or why that cannot be.
 
-    Clips are fetched from the results where this machine has no other way to them. Raises StoreError where that fails.
+    Clips are fetched from the results where this machine has no other way to them.
     """
     if harness_digest(job.kind) != job.spec.code:
         return "has other code of the harness than the driver: install the same version there"
@@ -52,9 +52,12 @@ def settle(job: Job) -> Job | str:
     for root in _roots(job):
         if _is_there(job, root):
             return replace(job, data_root=root)
-    if is_shared(cache, store):
-        fetch(cache, store)
-        return job
+    try:
+        if is_shared(cache, store):
+            fetch(cache, store)
+            return job
+    except StoreError as error:
+        return f"cannot get at the clips of {job.info.name}: {error}"
     return f"has no videos of {job.info.name}"
 
 
@@ -87,10 +90,13 @@ def fetch(cache: ClipCache, store: Store) -> None:
             for split in SPLITS:
                 rows = len(read_index(beside.folder, split))
                 store.get_file(f"{_folder(cache)}/{split}.npy", beside.folder / f"{split}.npy", rows * clip + _LARGEST_HEADER)
-            if problems := beside.verify():
-                raise StoreError(f"the clips in {_folder(cache)} of {store.shown} are damaged: {problems[0]}")
+            if beside.verify():
+                raise DataError("a clip does not match its checksum")
             shutil.rmtree(cache.folder, ignore_errors=True)
             os.replace(beside.folder, cache.folder)
+        except DataError as error:
+            told = f"{_folder(cache)} in {store.shown} is damaged: remove it, and put it there again with `data prepare --share`"
+            raise StoreError(told) from error
         except OSError as error:
             raise StoreError(f"the cache folder {cache.root} cannot be written: {error.strerror or error}") from error
         finally:
