@@ -371,8 +371,9 @@ class _Run:
         for key in self.elsewhere:
             heapq.heappush(self.ready, (self.place[key], key))
         self.elsewhere.clear()
-        first = heapq.nsmallest(_EXPECTED, self.ready)
-        self.executor.expect([self._job(self.state.to_do[key]) for _, key in first])
+        if self.config.run.autoscale:
+            first = heapq.nsmallest(_EXPECTED, self.ready)
+            self.executor.expect([self._job(self.state.to_do[key]) for _, key in first])
         self.tell("tick", [b for b in beats if b is not None])
 
     def _job(self, task: Task) -> Job:

@@ -127,7 +127,8 @@ def test_what_no_node_can_hold_is_declined_with_the_sentence(session: Session) -
 
 def test_a_node_that_was_asked_for_is_waited_for(session: Session) -> None:
     executor = Flaky({"distill": [Fit("asked", "no node holds it: the cluster was asked for one")] * 2 + [Fit("now")]})
-    ending, made, said = run(session, executor)
+    grows = session.config.model_copy(update={"run": session.config.run.model_copy(update={"autoscale": True})})
+    ending, made, said = run(Session(grows), executor)
     assert ending == "done" and made["distill"].status == "done"
     assert said == ["distill first ipc 1 seed 0 waits: no node holds it: the cluster was asked for one"], "said once"
     assert ["distill"] in executor.expected, "the cluster is told what would run"

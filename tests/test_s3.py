@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,35 +14,14 @@ from harness.merge import import_results
 from harness.record import Record
 from harness.status import check_store, describe_store
 from harness.store import Store
-from tests.conftest import TINY
+from tests.conftest import S3_SETTINGS, TINY
 from tests.test_store import K, key_of, record
 
-SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
-SETTINGS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a server with the bucket ``bench``."""
-    pytest.importorskip("s3fs", reason="results on S3 need s3fs: pip install s3fs")
-    moto = pytest.importorskip("moto.server", reason="the S3 server of the tests is moto: pip install 'moto[server]'")
-    import fsspec
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SETTINGS.items():
-            patch.setenv(name, value)
-        running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        running.start()
-        address = "http://{}:{}".format(*running.get_host_and_port())
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        fsspec.filesystem("s3", use_listings_cache=False).mkdir("bench")
-        yield address
-        running.stop()
+SECRET = S3_SETTINGS["AWS_SECRET_ACCESS_KEY"]
 
 
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def url(s3: str, request: pytest.FixtureRequest) -> str:
     return f"s3://bench/{request.node.name.partition('[')[0]}"
 
 
@@ -88,7 +65,7 @@ def test_one_of_several_holds_a_lease(url: str) -> None:
     assert store.names("leases") == []
 
 
-def test_what_cannot_be_reached_is_told_in_a_sentence(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_reached_is_told_in_a_sentence(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="cannot write to the results folder s3://nowhere/x: The specified bucket does not exist"):
         Store("s3://nowhere/x").check_writable()
     assert Store("s3://nowhere/x").read_records() == ({}, [])
@@ -131,7 +108,7 @@ def test_a_sweep_runs_resumes_and_is_reported(
     fs = Store(url).fs
     everything = b"".join(fs.cat_file(path) for path in fs.find(url)) + b"".join(p.read_bytes() for p in report.rglob("*") if p.is_file())
     shown = status + summary + capsys.readouterr().out
-    for value in (SETTINGS["AWS_SECRET_ACCESS_KEY"], SETTINGS["AWS_ACCESS_KEY_ID"]):
+    for value in (SECRET, S3_SETTINGS["AWS_ACCESS_KEY_ID"]):
         assert value.encode() not in everything and value not in shown
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRET, "it was there to be found"
     assert Store(url).names("leases") == [] and Store(url).names("running") == []

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import Session
+from harness import Session, code
 from harness.data.cache import ClipCache
 from harness.data.source import fetch, is_shared, settle, share
 from harness.errors import StoreError
 from harness.job import Job
 from harness.registry import Registry
-from harness.runner import _Run, _open_sweep
+from harness.runner import _open_sweep, _Run
 from harness.shipping import pack, unpack
 from harness.store import Store
 from tests.conftest import TINY
@@ -51,7 +51,7 @@ def plugin(tmp_path: Path) -> Path:
 
 
 def test_a_plugin_travels_with_what_it_imports_and_keeps_its_digest(plugin: Path, tmp_path: Path) -> None:
-    before = Registry([plugin]).digest("method", "mine")
+    before = code.digest_of(code.source_files(plugin, [plugin.parent]))
     parcel = pack([str(plugin)])
     assert set(parcel[0].files) == {"mine.py", "helper.py", "other.py", "parts/__init__.py", "parts/inner.py"}
     assert unpack(parcel, tmp_path / "node") == (str(plugin),), "where it is there already it is used"
@@ -59,7 +59,8 @@ def test_a_plugin_travels_with_what_it_imports_and_keeps_its_digest(plugin: Path
     (path,) = unpack(parcel, tmp_path / "node")
     assert Path(path).is_relative_to(tmp_path / "node")
     assert unpack(parcel, tmp_path / "node") == (path,)
-    assert Registry([path]).digest("method", "mine") == before
+    assert code.digest_of(code.source_files(Path(path), [Path(path).parent])) == before
+    assert Registry([path]).names("method").count("mine") == 1
     Path(path).write_text("changed")
     assert unpack(parcel, tmp_path / "node") == (path,) and Path(path).read_text() == PLUGIN
 

@@ -83,7 +83,6 @@ class RayExecutor:
         self._why = ""
         self._asked: list[dict[str, float]] = []
         self._expired = 0.0
-        self._shares = False
         self._parcels: dict[tuple[str, ...], Any] = {}
         self._look()
         self._notes.clear()
@@ -96,18 +95,16 @@ class RayExecutor:
 
     def fit(self, job: Job) -> Fit:
         self._look()
-        shape, without = self._shape(job), self._without.get(job.kind, set())
+        shape = self._shape(job)
         refusal = self._nodes.refusal(shape)
-        if refusal is not None and self._autoscale:
-            return Fit("asked", f"no node holds {shape}: the cluster was asked for one")
+        if refusal is None and not self._nodes.present.keys() - self._without.get(job.kind, set()):
+            refusal = f"no node can do it: {self._why}"
         if refusal is not None:
-            return Fit("never", refusal)
-        if not self._nodes.present.keys() - without:
-            return Fit("never", f"no node can do it: {self._why}")
+            return Fit("asked", f"{refusal}; the cluster was asked for a node") if self._autoscale else Fit("never", refusal)
         if self._workers and len(self._busy) + len(self._suspects) >= self._workers:
             return Fit("later")
         held = [running.slot.held for running in self._busy.values()]
-        return Fit("now" if self._nodes.place(shape, held, without=without) is not None else "later")
+        return Fit("now" if self._nodes.place(shape, held, without=self._avoided(job)) is not None else "later")
 
     def expect(self, jobs: Sequence[Job]) -> None:
         if not self._autoscale:
@@ -158,7 +155,12 @@ class RayExecutor:
         if time.monotonic() - self._looked < _LOOK_SECONDS and self._looked:
             return
         self._looked = time.monotonic()
-        joined, left = self._nodes.update(_node(found) for found in self._ray.nodes() if found["Alive"])
+        try:
+            found = [_node(node) for node in self._ray.nodes() if node["Alive"]]
+        except Exception as error:  # whatever Ray's client raises where nothing answers
+            self._lost = "head"
+            raise HarnessError("the Ray cluster does not answer: what is done is kept, run the same command again") from error
+        joined, left = self._nodes.update(found)
         self._notes += [f"node {node.host} joined: {node.cpus} CPUs, {node.gpus} GPUs" for node in joined]
         self._notes += [f"node {node.host} left" for node in left]
         self._idle = [slot for slot in self._idle if slot.node in self._nodes.present]
@@ -188,7 +190,7 @@ class RayExecutor:
 
     def _slot(self, job: Job) -> _Slot:
         """An actor for this task; idle ones that hold what it needs are ended."""
-        shape, fresh, without = self._shape(job), job.kind in _OWN_PROCESS, self._without.get(job.kind, set())
+        shape, fresh, without = self._shape(job), job.kind in _OWN_PROCESS, self._avoided(job)
         for slot in self._idle:
             if slot.shape == shape and slot.foreign == job.foreign and slot.node not in without and not (fresh and slot.used):
                 self._idle.remove(slot)
@@ -204,8 +206,15 @@ class RayExecutor:
         actor = self._ray.remote(_Actor).options(**options, scheduling_strategy=self._on(node.id)).remote()
         return _Slot(actor, node.id, shape, job.foreign)
 
-    def _on(self, node: str) -> Any:
-        return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    def _avoided(self, job: Job) -> set[str]:
+        """Nodes that a task does not go to: they said that they cannot do it, or have to show first that they live."""
+        return self._without.get(job.kind, set()) | {running.slot.node for running in self._suspects.values()}
+
+    @staticmethod
+    def _on(node: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=False)
 
     def _parcel(self, job: Job) -> Any:
         """The plugin files, which go to each node once; None on a Ray of this machine's own, whose processes read them where they are."""
@@ -240,6 +249,7 @@ class RayExecutor:
         stored = self._stored(job)
         if stored is not None and stored.provenance.sweep == job.sweep:
             return Outcome(job.key, stored, stored.status, stored.reason)
+        self._store.remove(f"running/{job.key}.json")
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             return Outcome(job.key, None, "oom", "killed by Ray's memory monitor: the node was out of memory")
         if isinstance(error, self._ray.exceptions.RayTaskError):
@@ -259,7 +269,6 @@ class RayExecutor:
             host = self._host(running)
             self._looked = 0.0
             self._nodes.present.pop(running.slot.node, None)
-            self._store.remove(f"running/{running.job.key}.json")
             return Outcome(running.job.key, None, "failed", f"its node {host} was lost", retry="lost")
         return Outcome(running.job.key, None, "failed", _PROCESS_DIED)
 
