@@ -37,7 +37,10 @@ class Node:
     """One `ray start`. hides: a folder that it does not see. settings: its environment."""
 
     def __init__(self, arguments: list[str], hides: Path | None = None, **settings: str) -> None:
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--object-store-memory", str(80 << 20), *arguments]
+        # Ports that are given are not waited for: on a busy machine a node's helpers take longer than Ray's patience.
+        names = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port", "runtime-env-agent-port", "metrics-export-port")
+        ports = [part for name in names for part in (f"--{name}", str(free_port()))]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--object-store-memory", str(80 << 20), *ports, *arguments]
         line = ray if hides is None else ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hides), *ray]
         environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
         self.process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -67,8 +70,7 @@ class RayCluster:
 
     def head(self, *arguments: str, **settings: str) -> Node:
         own = ["--head", "--port", self.address.split(":")[1], "--node-ip-address", "127.0.0.1", "--temp-dir", self.folder]
-        ports = ["--ray-client-server-port", str(free_port()), "--include-dashboard", "false"]
-        return self._start(Node([*own, *ports, *arguments], **settings))
+        return self._start(Node([*own, "--include-dashboard", "false", *arguments], **settings))
 
     def join(self, *arguments: str, hides: Path | None = None, **settings: str) -> Node:
         return self._start(Node(["--address", self.address, "--node-ip-address", "127.0.0.1", *arguments], hides, **settings))

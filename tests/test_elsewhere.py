@@ -1,4 +1,4 @@
-"""What a run does when tasks cannot run where they are sent: nodes are lost, lack the data, have to be asked for, or are not there at all."""
+"""What a run does when tasks cannot run where they are sent: nodes are lost, lack the data, have to be asked for, or are not there."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_a_task_that_is_lost_with_its_node_runs_again_and_says_how_often(session
     assert ending == "done"
     assert {kind: record.status for kind, record in made.items()} == dict.fromkeys(("data", "distill", "evaluate"), "done")
     assert {kind: record.provenance.lost for kind, record in made.items()} == {"data": 0, "distill": 2, "evaluate": 0}
-    assert said[0].endswith("runs again: a has no videos") and said[1:] == ["distill first ipc 1 seed 0 runs again: its node a was lost"] * 2
+    assert said[0].endswith("runs again: a has no videos")
+    assert said[1:] == ["distill first ipc 1 seed 0 runs again: its node a was lost"] * 2
     assert "lost      1 tasks ran again because their node was lost, 2 times in all" in describe_store(session.store.root)
     assert session.store.names("leases") == []
 
