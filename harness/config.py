@@ -43,7 +43,7 @@ class RunConfig(_Section):
     cache: str
     executor: Literal["ray", "inline"]
     workers: int = Field(ge=0)
-    autoscale: bool
+    autoscale: bool = False
     timeout: float = Field(gt=0)
     rerun: Literal["failed", "none", "all"]
     stale: Literal["rerun", "keep"]
