@@ -22,7 +22,6 @@ import pytest
 from harness.data.info import DatasetInfo
 from harness.executors import Outcome
 from harness.job import Job
-from harness.record import Record
 from harness.store import Store
 from tests.conftest import PROJECT, TINY
 from tests.test_shipping import VIDEOS, videos
@@ -121,14 +120,14 @@ def stub() -> type:
     made = record()
 
     class Actor:
-        def run(self, job: Job, parcel: object, shares: bool) -> tuple[Record, bool]:
+        def run(self, job: Job, parcel: object, shares: bool) -> tuple[Outcome, bool]:
             import os
             import time
 
             if job.name == "die":
                 os._exit(9)
             time.sleep(600 if job.name == "sleep" else 0)
-            return made, True
+            return Outcome(job.key, made, made.status), True
 
     return Actor
 

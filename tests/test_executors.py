@@ -37,13 +37,20 @@ def test_ray_and_inline_give_the_same_numbers(harness: Harness, tmp_path: Path) 
 
 
 def test_a_dead_worker_and_a_late_task_cost_only_themselves(harness: Harness, tmp_path: Path) -> None:
-    methods = "misbehave[how=die],misbehave[how=sleep],first"
+    child = tmp_path / "child"
+    methods = f"misbehave[how=die],misbehave[how=sleep],misbehave[how=child,marker={child}],first"
     done = harness("run", "--executor", "ray", "--methods", methods, "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "8")
     assert done.returncode == 1, done.stdout + done.stderr
     made = {r["spec"]["method"]["label"]: r for r in records(tmp_path / "results").values() if r["kind"] == "distill"}
     assert made["misbehave[how=die]"]["status"] == "failed" and "worker process died" in made["misbehave[how=die]"]["reason"]
     assert made["misbehave[how=sleep]"]["status"] == "timeout" and "8 s" in made["misbehave[how=sleep]"]["reason"]
     assert made["first"]["status"] == "done"
+    started = made[f"misbehave[how=child,marker={child}]"]
+    assert started["status"] == "done"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)  # what a method started ended with its process
+    baselines = [r["phases"]["distill"]["baseline_cpu_mib"] for r in (made["first"], started)]
+    assert abs(baselines[0] - baselines[1]) < 16, "every distillation starts from the same memory"
 
 
 def start(bench: Path, results: Path, methods: str) -> subprocess.Popen[str]:

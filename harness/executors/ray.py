@@ -1,13 +1,15 @@
 """Tasks as Ray actors, on one node or a cluster named by RAY_ADDRESS.
 
-Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. Distillations and assets, whose memory is
-a result, get a process of their own; evaluations reuse one, reset between them, because importing torch takes longer than many of
-them. Tasks of plugins that are not built in share a process only with tasks of the same ones, and a process that a plugin has changed is
-thrown away. Nothing is retried behind our back; a task that is over its time or whose process dies costs that task alone.
+Ray core and not Ray Tune: a sweep is an enumerated graph with our own cache, not a search. An actor is a place where tasks run one after
+the other: distillations and assets, whose memory is a result, each in a clean process that it forks (``executors/clean.py``), all others in
+the actor's own, because importing torch takes longer than many evaluations. There, tasks of plugins that are not built in share a process
+only with tasks of the same ones, and a process that a plugin has changed is thrown away. Nothing is retried behind our back; a task that
+is over its time or whose process dies costs that task alone.
 
-Every task is placed on a node by us, because it has to fit on one. When its process dies, the node is asked for a sign of life: where there
+Every task is placed on a node by us, because it has to fit on one. When its actor dies, the node is asked for a sign of life: where there
 is none the task was lost with its node, which is not its failure, and it runs elsewhere. Nodes may join and leave at any time; a cluster
-that autoscales is asked for what is missing. Nodes need not share a disk: plugins travel with their content (harness.shipping).
+that autoscales is asked for what is missing. Nodes need not share a disk: plugins travel with their content (harness.shipping), and
+datasets are found by digest (harness.data.source).
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from harness.errors import HarnessError, StoreError
 from harness.executors import Fit, Outcome
 from harness.executors.nodes import Node, Nodes, Shape
 from harness.job import Job
-from harness.record import Record
 from harness.shipping import Parcel, pack, unpack
 from harness.store import Store
 
@@ -36,6 +37,7 @@ _LOOK_SECONDS = 2.0
 _ASKED_AT_ONCE = 200
 """Tasks whose room an autoscaling cluster is asked for."""
 _OWN_PROCESS = ("asset", "distill")
+_GRACE_SECONDS = 10.0
 _PROCESS_DIED = "the worker process died (killed, or a crash in native code)"
 _TOKEN = Path.home() / ".ray" / "auth_token"
 
@@ -47,8 +49,8 @@ class _Slot:
     actor: Any
     node: str
     shape: Shape
-    foreign: tuple[str, ...]
-    used: bool = False
+    foreign: tuple[str, ...] | None = None
+    """Of the tasks that ran in the actor's own process; None: none did."""
 
     @property
     def held(self) -> tuple[str, Shape]:
@@ -117,7 +119,6 @@ class RayExecutor:
 
     def submit(self, job: Job) -> None:
         slot = self._slot(job)
-        slot.used = True
         job = replace(job, cpus=slot.shape.cpus, gpus=slot.shape.gpus)
         reference = slot.actor.run.remote(job, self._parcel(job), self._shares)
         self._busy[reference] = _Running(job, slot)
@@ -190,10 +191,11 @@ class RayExecutor:
 
     def _slot(self, job: Job) -> _Slot:
         """An actor for this task; idle ones that hold what it needs are ended."""
-        shape, fresh, without = self._shape(job), job.kind in _OWN_PROCESS, self._avoided(job)
+        shape, apart, without = self._shape(job), job.kind in _OWN_PROCESS, self._avoided(job)
         for slot in self._idle:
-            if slot.shape == shape and slot.foreign == job.foreign and slot.node not in without and not (fresh and slot.used):
+            if slot.shape == shape and slot.node not in without and (apart or slot.foreign in (None, job.foreign)):
                 self._idle.remove(slot)
+                slot.foreign = slot.foreign if apart else job.foreign
                 return slot
         busy = [running.slot.held for running in self._busy.values()]
         node = self._nodes.place(shape, busy, [slot.held for slot in self._idle], without)
@@ -204,7 +206,7 @@ class RayExecutor:
             self._ray.kill(slot.actor)
         options = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = self._ray.remote(_Actor).options(**options, scheduling_strategy=self._on(node.id)).remote()
-        return _Slot(actor, node.id, shape, job.foreign)
+        return _Slot(actor, node.id, shape, None if apart else job.foreign)
 
     def _avoided(self, job: Job) -> set[str]:
         """Nodes that a task does not go to: they said that they cannot do it, or have to show first that they live."""
@@ -229,26 +231,25 @@ class RayExecutor:
         running = self._busy.pop(reference)
         job = running.job
         try:
-            record, is_clean = self._ray.get(reference)
+            outcome, is_clean = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(running.slot.actor)
             return self._died(running, error)
-        if job.kind in _OWN_PROCESS or not is_clean:
-            self._ray.kill(running.slot.actor)
-        else:
+        if is_clean:
             self._idle.append(running.slot)
-        if isinstance(record, str):
+        else:
+            self._ray.kill(running.slot.actor)
+        if outcome.retry == "moved":
             self._without.setdefault(job.kind, set()).add(running.slot.node)
-            self._why = f"{self._host(running)} {record}"
-            return Outcome(job.key, None, "failed", self._why, retry="moved")
-        return Outcome(job.key, record, record.status, record.reason)
+            self._why = f"{self._host(running)} {outcome.reason}"
+            return replace(outcome, reason=self._why)
+        return outcome if outcome.record is not None else self._stored(job) or outcome
 
     def _died(self, running: _Running, error: Exception) -> Outcome | None:
-        """What became of a task whose process is gone: it had stored its record, it failed, or its node has to be asked first."""
+        """What became of a task whose actor is gone: it had stored its record, it failed, or its node has to be asked first."""
         job = running.job
-        stored = self._stored(job)
-        if stored is not None and stored.provenance.sweep == job.sweep:
-            return Outcome(job.key, stored, stored.status, stored.reason)
+        if (stored := self._stored(job)) is not None:
+            return stored
         self._store.remove(f"running/{job.key}.json")
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             return Outcome(job.key, None, "oom", "killed by Ray's memory monitor: the node was out of memory")
@@ -276,12 +277,15 @@ class RayExecutor:
         node = self._nodes.present.get(running.slot.node)
         return running.slot.node[:12] if node is None else node.host
 
-    def _stored(self, job: Job) -> Record | None:
+    def _stored(self, job: Job) -> Outcome | None:
         """What a worker that was lost had stored before."""
         try:
-            return self._store.read_record(job.key)
+            stored = self._store.read_record(job.key)
         except StoreError:
             return None
+        if stored is None or stored.provenance.sweep != job.sweep:
+            return None
+        return Outcome(job.key, stored, stored.status, stored.reason)
 
     def _expire(self) -> list[Outcome]:
         """Kill what is past its time."""
@@ -291,7 +295,8 @@ class RayExecutor:
         for reference, running in list(self._busy.items()):
             if look and running.seen is None and self._store.exists(f"running/{running.job.key}.json"):
                 running.seen = time.monotonic()
-            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout:
+            grace = _GRACE_SECONDS if running.job.kind in _OWN_PROCESS else 0.0  # the actor ends such a task itself
+            if running.seen is not None and time.monotonic() - running.seen > running.job.timeout + grace:
                 self._ray.kill(running.slot.actor)
                 del self._busy[reference]
                 self._store.remove(f"running/{running.job.key}.json")
@@ -378,23 +383,29 @@ def _sign_of_life() -> None:
 class _Actor:
     """What runs in the worker process."""
 
-    def run(self, job: Job, parcel: Parcel | None, shares: bool) -> tuple[Record | str, bool]:
-        """The record, or why this node cannot do the task; and whether this process is as it was before: one that a plugin has changed
-        is thrown away. parcel: None where this is the driver's machine for sure. shares: put decoded clips with the results."""
-        from harness.guard import GUARD
-        from harness.worker import run_job
+    def run(self, job: Job, parcel: Parcel | None, shares: bool) -> tuple[Outcome, bool]:
+        """How the task ended, and whether this process is as it was before: one that a plugin has changed is thrown away.
 
+        parcel: the plugins, or None where this is the driver's machine for sure. shares: put decoded clips with the results.
+        """
         if parcel is not None:
             from harness.data.source import node_cache, settle
 
             settled = settle(replace(job, plugins=unpack(parcel, node_cache(job) / "plugins")))
             if isinstance(settled, str):
-                return settled, not GUARD.touched
+                return Outcome(job.key, None, "failed", settled, retry="moved"), True
             job = settled
+        if job.kind in _OWN_PROCESS:
+            from harness.executors.clean import run_in_clean_process
+
+            return run_in_clean_process(job), True
+        from harness.guard import GUARD
+        from harness.worker import run_job
+
         record = run_job(job)
         if shares and job.kind == "data" and record.status == "done":
             from harness.data.cache import ClipCache
             from harness.data.source import share
 
             share(ClipCache(job.info, Path(job.cache)), Store(job.results))
-        return record, not GUARD.touched
+        return Outcome(job.key, record, record.status, record.reason), not GUARD.touched

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,9 +86,9 @@ class Misbehave:
     """Does the one thing that ``how`` names."""
 
     how: str = "raise"
-    """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, decline."""
+    """raise, nan, shape, frames, labels, nonfinite, none, sleep, slow-once, die, oom, once, child, decline."""
     marker: str = ""
-    """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists."""
+    """A file: with how=once it fails, with how=slow-once it sleeps, until the file exists; with how=child it gets the child's number."""
 
     def skip(self, info: object, budget: Budget) -> str | None:
         return "declines on principle" if self.how == "decline" else None
@@ -114,6 +116,9 @@ class Misbehave:
                 time.sleep(0.1)
         if how == "die":
             os._exit(9)
+        if how == "child":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            Path(self.marker).write_text(str(child.pid))
         if how == "oom":
             raise torch.OutOfMemoryError("tried to allocate 1 TiB")
         if how == "slow-once" and not Path(self.marker).exists():
