@@ -14,19 +14,16 @@ datasets are found by digest (harness.data.source).
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import logging
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, StoreError
 from harness.executors import Fit, Outcome
+from harness.executors.connection import connect, give_up, parts_of_this_node
 from harness.executors.nodes import Node, Nodes, Shape
 from harness.job import Job
 from harness.shipping import Parcel, pack, unpack
@@ -39,7 +36,6 @@ _ASKED_AT_ONCE = 200
 _OWN_PROCESS = ("asset", "distill")
 _GRACE_SECONDS = 10.0
 _PROCESS_DIED = "the worker process died (killed, or a crash in native code)"
-_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 @dataclass
@@ -70,10 +66,10 @@ class RayExecutor:
     when it is asked."""
 
     def __init__(self, store: Store, workers: int = 0, autoscale: bool = False) -> None:
-        ray, self._own = _connect(workers)
+        ray, self._own = connect(workers)
         self._ray, self._store, self._workers, self._autoscale = ray, store, workers, autoscale
         self._is_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        self._parts = _parts_of_this_node(ray) if self._own else {}
+        self._parts = parts_of_this_node(ray) if self._own else {}
         self._lost = ""
         self._nodes, self._looked, self._notes = Nodes(), 0.0, list[str]()
         self._idle: list[_Slot] = []
@@ -139,7 +135,7 @@ class RayExecutor:
         running = [*self._busy.values(), *self._suspects.values()]
         keys = [r.job.key for r in running]
         if self._lost:
-            _give_up(self._ray)
+            give_up(self._ray)
             return keys
         if self._asked:
             self._request([])
@@ -302,72 +298,6 @@ class RayExecutor:
                 self._store.remove(f"running/{running.job.key}.json")
                 outcomes.append(Outcome(running.job.key, None, "timeout", f"ran past its limit of {running.job.timeout:g} s"))
         return outcomes
-
-
-@contextlib.contextmanager
-def ray_running(workers: int = 0) -> Iterator[None]:
-    """Ray as executors have it, for several of them and for Ray Tune; what was started here ends here."""
-    ray, own = _connect(workers)
-    try:
-        yield
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _connect(workers: int) -> tuple[Any, bool]:
-    """The module ray, connected, and whether it is this call that did so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if os.environ.get("RAY_ADDRESS") and (os.environ.get("RAY_AUTH_TOKEN") or _TOKEN.exists()):
-        # `ray start` of 2.60 protects a cluster by a token, but a driver sends the one it has only in this mode.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    own = not ray.is_initialized()
-    if own:
-        _start(ray, max(os.cpu_count() or 1, workers))
-    return ray, own
-
-
-def _start(ray: Any, cpus: int) -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            # Tensors go through files, so the object store is kept small (Ray's default is 30 % of the memory).
-            ray.init(num_cpus=cpus, object_store_memory=128 << 20, include_dashboard=False, **quiet)
-    except Exception as error:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        reason = " ".join(str(error).split())[:300]
-        raise HarnessError(f"Ray does not start on {where}: {reason}; --executor inline needs no Ray") from error
-
-
-def _parts_of_this_node(ray: Any) -> dict[str, Any]:
-    """Name -> Popen of the processes without which nothing goes on; Ray has no public way to them."""
-    node = ray._private.worker._global_node
-    found = {} if node is None else node.all_processes
-    return {name: infos[0].process for name, infos in found.items() if name in ("raylet", "gcs_server") and infos}
-
-
-def _give_up(ray: Any) -> None:
-    """End what is left of a Ray that lost a part, without asking it: its own shutdown waits for the part that is gone."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        with contextlib.suppress(Exception):
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
-    atexit.unregister(ray.shutdown)
-    atexit.register(_end_without_ray)
-
-
-def _end_without_ray() -> None:
-    """End this process at once: Ray's native part crashes as Python ends, where its node is gone."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(1)
 
 
 def _node(found: dict[str, Any]) -> Node:
