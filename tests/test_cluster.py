@@ -171,6 +171,16 @@ def test_a_lost_node_is_told_from_a_task_that_ends_its_process(
         assert any(text.endswith("joined: 4 CPUs, 0 GPUs") for text in executor.notes())
         executor.submit(task("large", cpus=4))
         assert outcome().status == "done"
+        asked: list[list[dict[str, float]]] = []
+        monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))
+        growing = module.RayExecutor(Store(tmp_path), autoscale=True)
+        two_cards = task("two cards", gpus=2.0)
+        assert growing.fit(two_cards).when == "asked" and growing.fit(two_cards).why.endswith("; the cluster was asked for a node")
+        for _ in range(2):
+            growing.expect([two_cards, task("x")])
+        assert asked == [[{"CPU": 1, "GPU": 2.0}, {"CPU": 1}]], "once, until something else is needed"
+        growing.close()
+        assert asked[1:] == [[]], "what was asked for is taken back"
     finally:
         executor.close()
         ray.shutdown()
