@@ -68,6 +68,7 @@ class Lease:
         if not self._create(self._place(self._number)):
             return False
         self._ended.clear()
+        self._lost.clear()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
         return True
