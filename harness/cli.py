@@ -181,7 +181,7 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 
 @main.command()
 @_results
-@click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder]")
+@click.option("--out", metavar="DIR", help="Where to write. [default: report/ in the results folder; of a URL, report/ here]")
 @click.option("--dataset", "datasets", multiple=True, metavar="LIST", help="Only these datasets; repeatable.")
 @click.option("--methods", metavar="LIST", help="Only these methods, such as 'gvd,gvd[guidance=0],random'; `full` always stays.")
 @click.option("--evaluators", metavar="LIST", help="Only these evaluators; the first is the one that the drop is told from.")
@@ -204,7 +204,8 @@ def report(results: str | None, out: str | None, overlay: str | None, assignment
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
-    target = Path(out) if out else Path(root) / "report"
+    # A page is looked at in a browser: that of a URL is written here.
+    target = Path(out) if out else Path("report") if "://" in root else Path(root) / "report"
     files = build_report(root, target, choice=read_choice(**options), words=config.words, judge=Staleness().stale_cells)
     click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, paper.tex, report.md, cells.csv, tables/, figures/")
 
@@ -389,13 +390,18 @@ _dataset_options = [
 
 
 def _data_verb(function: Any) -> Any:
-    """A verb of `data`: the options that name a dataset, then (plugin, cache) in their place."""
+    """A verb of `data`: the options that name a dataset, then (plugin, cache) in their place; with --share the clips go to the results."""
 
     @functools.wraps(function)
     def verb(overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
         named = {name: options.pop(name) for name in ("dataset", "data_root", "results")}
         session = _session(overlay, assignments, {**named, "plugins": list(options.pop("plugins")) or None})
+        shares = options.pop("shares", False)
         function(session.dataset, session.cache, **options)
+        if shares:
+            from harness.data.source import share
+
+            share(session.cache, session.store)
 
     for option in reversed(_dataset_options):
         verb = option(verb)
@@ -404,6 +410,7 @@ def _data_verb(function: Any) -> Any:
 
 @_data_verb
 @click.option("--workers", type=click.IntRange(1), help="Videos decoded at a time. [default: the CPUs]")
+@click.option("--share", "shares", is_flag=True, help="Put the clips with the results, for nodes of a cluster that have no videos.")
 def prepare(plugin: DatasetPlugin, cache: ClipCache, workers: int | None) -> None:
     """Decode, resize and cache what is missing; an interrupted attempt goes on where it was."""
     from harness.data.facts import dataset_facts

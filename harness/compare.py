@@ -115,7 +115,7 @@ def compare_methods(store: Store, first: str, second: str) -> Comparison:
     known = sorted({row.method_label for row in rows})
     for label in (first, second):
         if label not in known:
-            raise UsageError(f"no results of method {label!r} in {store.root}{did_you_mean(label, known)}")
+            raise UsageError(f"no results of method {label!r} in {store.shown}{did_you_mean(label, known)}")
     sides = ([row for row in rows if row.method_label == label] for label in (first, second))
     return _compare(first, next(sides), second, next(sides), lambda row: replace(_where(row), method=""))
 
@@ -144,7 +144,7 @@ def _rows_where(results: Results, chosen: Callable[[Record], bool]) -> list[Row]
 
 
 def _name(store: Store) -> str:
-    return store.root.rstrip("/")
+    return store.shown.rstrip("/")
 
 
 def _where(row: Row) -> Where:

@@ -43,6 +43,7 @@ class RunConfig(_Section):
     cache: str
     executor: Literal["ray", "inline"]
     workers: int = Field(ge=0)
+    autoscale: bool = False
     timeout: float = Field(gt=0)
     rerun: Literal["failed", "none", "all"]
     stale: Literal["rerun", "keep"]
@@ -96,6 +97,13 @@ class Resources(_Section):
 
     cpus: int = Field(1, ge=1)
     gpus: float = Field(0, ge=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("parts of one GPU, or a whole number of them")
+        return value
 
 
 class ResourcesConfig(_Section):

@@ -92,13 +92,13 @@ def export_sets(
             chosen.setdefault(row.distill_key, []).append(row)
     if not chosen:
         made = sorted({row.method_label for row in results.rows if row.distill_key and row.status == "done"})
-        raise UsageError(f"no set in {store.root} is chosen by these filters; methods with a set: {', '.join(made) or 'none'}")
+        raise UsageError(f"no set in {store.shown} is chosen by these filters; methods with a set: {', '.join(made) or 'none'}")
     registry, command = Registry(plugins), shlex.join(["python", "-m", "harness", *arguments]) if arguments else ""
     folders: dict[Path, str] = {}
     for key in chosen:
         record = results.records.get(key)
         if record is None:
-            raise StoreError(f"the record of set {key[:12]} is missing in {store.root}")
+            raise StoreError(f"the record of set {key[:12]} is missing in {store.shown}")
         made_set = read_set(store, record, registry, results)
         folder = out / _folder(record)
         if folder in folders:  # two sets of one name: made by other code, or on other data of the same name
@@ -121,7 +121,7 @@ def read_set(store: Store, record: Record, registry: Registry, results: Results)
     data = results.records.get(record.inputs.get("data", ""))
     classes = tuple(data.arrays.classes or ()) if data else ()
     if not classes:
-        raise StoreError(f"the class names of set {record.key[:12]} are missing: the record of its dataset is not in {store.root}")
+        raise StoreError(f"the class names of set {record.key[:12]} are missing: the record of its dataset is not in {store.shown}")
     return Distilled(clips, stored.labels, stored.soft_labels, classes)
 
 

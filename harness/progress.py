@@ -78,6 +78,9 @@ class Display:
             if running:
                 self._say(f"... {len(self.left)} tasks left, time: {self.estimator.total(self.left.values(), self.at_a_time)}")
 
+    def note(self, text: str) -> None:
+        self._say(text, "yellow")
+
     def end(self, status: str) -> None:
         if self.live is not None:
             self.live.stop()

@@ -95,6 +95,8 @@ class Provenance(_Part):
     executor: str = ""
     concurrency: int = 0
     """Tasks that ran beside it when it began."""
+    lost: int = 0
+    """How often it was lost with its node before."""
     seconds: float | None = None
     """Wall time of the whole task."""
     device: str | None = None

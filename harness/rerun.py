@@ -87,7 +87,7 @@ def rerun_in_scratch(store: Store, key: str, scratch: str | None, plugins: Seque
     folder = scratch
     if folder is None:
         if not store.is_local:
-            raise UsageError(f"{store.root} is no local folder: name one with --scratch DIR")
+            raise UsageError(f"{store.shown} is no local folder: name one with --scratch DIR")
         folder = str(Path(store.path) / "rerun" / record.key[:12])
         shutil.rmtree(folder, ignore_errors=True)  # what an earlier attempt left
     return rerun_cell(store, record.key, folder, plugins, data_root), folder
@@ -97,9 +97,9 @@ def find_cell(records: Mapping[str, Record], key: str, store: Store) -> Record:
     """The evaluation whose key begins so. Raises UsageError where there is none, or several."""
     found = [record for k, record in records.items() if record.kind == "evaluate" and k.startswith(key)]
     if not key or not found:
-        raise UsageError(f"no cell in {store.root} has a key that begins with {key!r}: `report` lists keys in cells.csv, column key")
+        raise UsageError(f"no cell in {store.shown} has a key that begins with {key!r}: `report` lists keys in cells.csv, column key")
     if len(found) > 1:
-        raise UsageError(f"{len(found)} cells in {store.root} have keys that begin with {key!r}: write more of it")
+        raise UsageError(f"{len(found)} cells in {store.shown} have keys that begin with {key!r}: write more of it")
     return found[0]
 
 
@@ -109,7 +109,7 @@ def _config(record: Record, store: Store, results: str, plugins: Sequence[str], 
     assert isinstance(spec, EvaluateSpec)
     sweep = next((s for s in store.read_sweeps() if s.id == record.provenance.sweep), None)
     if sweep is None or not sweep.config:
-        raise UsageError(f"the sweep {record.provenance.sweep} that made {record.name} is not in {store.root}: its configuration is lost")
+        raise UsageError(f"the sweep {record.provenance.sweep} that made {record.name} is not in {store.shown}: its configuration is lost")
     try:
         before = Config.model_validate(sweep.config)
     except ValidationError as error:

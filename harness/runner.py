@@ -7,9 +7,10 @@ import os
 import shlex
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from harness.config import Config
@@ -17,6 +18,7 @@ from harness.errors import HarnessError, StoreError
 from harness.estimate import Estimator
 from harness.executors import Executor, Outcome
 from harness.job import Job
+from harness.lease import Lease
 from harness.plan import Plan, Task, walk
 from harness.provenance import collect_environment, collect_provenance
 from harness.record import Record, Sweep
@@ -27,6 +29,12 @@ from harness.text import redacted, redacted_json
 from harness.worker import now, unfinished
 
 _POLL_SECONDS = 0.5
+_LOST_AT_MOST = 3
+"""Times that a task is lost with its node before it counts as failed: it may be what ends them."""
+_EXPECTED = 200
+"""Ready tasks that an executor is told of."""
+_LEASED = ("asset", "distill")
+"""Kinds of tasks that many cells wait for and that take long: of several drivers on one results folder one does them."""
 Ending = Literal["done", "failed", "interrupted"]
 
 
@@ -40,6 +48,10 @@ class Observer(Protocol):
     def finished(self, task: Task, record: Record) -> None: ...
 
     def tick(self, running: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know: a node was lost, another driver does a task."""
+        ...
 
     def end(self, status: str) -> None: ...
 
@@ -182,6 +194,8 @@ def execute(
         # A second Ctrl-C must not cut the closing short: it is what keeps the store truthful. What cannot be written is left out.
         with deaf():
             keys = executor.close()
+            if run is not None:
+                run.release()
             if sweep is not None and run is not None:
                 with suppress(StoreError):
                     run.interrupt(keys, why)
@@ -209,6 +223,11 @@ class _Run:
             for key in upstream:
                 self.users.setdefault(key, []).append(task)
         self.ready: list[tuple[int, str]] = []
+        self.leases: dict[str, Lease] = {}
+        self.elsewhere: dict[str, Task] = {}
+        """Tasks that wait for what this run does not do: another driver on the same results folder, or a node that was asked for."""
+        self.told: set[str] = set()
+        self.lost: Counter[str] = Counter()
 
     def tell(self, what: str, *arguments: object) -> None:
         """Tell the observers. What they write to may be gone (a closed terminal, a full disk); that does not touch the run."""
@@ -220,17 +239,27 @@ class _Run:
         for task in list(self.state.to_do.values()):
             self._consider(task)
         last_tick = 0.0
-        while self.ready or self.running:
+        while self.ready or self.running or self.elsewhere:
             check()
             self._start_what_fits()
-            for outcome in self.executor.wait(_POLL_SECONDS):
-                self._finish(self.running.pop(outcome.key), outcome)
-            if time.monotonic() - last_tick >= _POLL_SECONDS:
+            outcomes = self.executor.wait(_POLL_SECONDS)
+            for outcome in outcomes:
+                self._ended(self.running.pop(outcome.key), outcome)
+            for text in self.executor.notes():
+                self.tell("note", text)
+            if not outcomes and not self.running and (self.ready or self.elsewhere):
+                time.sleep(_POLL_SECONDS)  # for others
+            if time.monotonic() - last_tick >= self.store.pace:
                 last_tick = time.monotonic()
                 self._tick()
 
     def status(self) -> Ending:
         return "done" if self.state.all_done() else "failed"
+
+    def release(self) -> None:
+        """Give up all leases."""
+        for lease in self.leases.values():
+            lease.release()
 
     def interrupt(self, keys: Sequence[str], why: str) -> None:
         """Close the books on tasks that were stopped; one that had just finished keeps its record."""
@@ -248,15 +277,47 @@ class _Run:
         while self.ready:
             task = self.state.to_do[self.ready[0][1]]
             job = self._job(task)
-            if not self.executor.can_take(job):
+            fit = self.executor.fit(job)
+            if fit.when == "later":
                 return
             heapq.heappop(self.ready)
+            if fit.when == "never":
+                self._finish(task, Outcome(task.key, None, "skipped", fit.why))
+                continue
+            if fit.when == "asked":
+                self._wait_for(task, fit.why)
+                continue
+            if not self._take(task):
+                self._wait_for(task, "another run makes it")
+                continue
             if (done := self._done_meanwhile(task)) is not None:
                 self._finish(task, Outcome(task.key, done))
                 continue
             self.running[task.key] = task
             self.executor.submit(job)
             self.tell("submitted", task)
+
+    def _take(self, task: Task) -> bool:
+        """Whether this driver may do a task, and no other does it now."""
+        return task.kind not in _LEASED or self.leases.setdefault(task.key, Lease(self.store, task.key)).take()
+
+    def _wait_for(self, task: Task, why: str) -> None:
+        """Put a task aside until the next tick."""
+        if task.key not in self.told:
+            self.told.add(task.key)
+            self.tell("note", f"{task.kind} {task.name} waits: {why}")
+        self.elsewhere[task.key] = task
+
+    def _ended(self, task: Task, outcome: Outcome) -> None:
+        """Close the books on a task that an executor had, or run it again where that is no fault of its own."""
+        self.lost[task.key] += outcome.retry == "lost"
+        if self.lost[task.key] > _LOST_AT_MOST:
+            outcome = replace(outcome, reason=f"{outcome.reason}, as {_LOST_AT_MOST} others before")
+        if outcome.retry is None or self.lost[task.key] > _LOST_AT_MOST:
+            self._finish(task, outcome)
+            return
+        self.tell("note", f"{task.kind} {task.name} runs again: {outcome.reason}")
+        heapq.heappush(self.ready, (self.place[task.key], task.key))
 
     def _consider(self, task: Task) -> None:
         """Put a task among those that can start, or write it off: declined by its plugin, or resting on one that did not end well."""
@@ -295,6 +356,8 @@ class _Run:
         if record is None:
             record = unfinished(self._job(task), outcome.status, outcome.reason)
             self.store.write_record(record)
+        if (lease := self.leases.pop(task.key, None)) is not None:
+            lease.release()
         self.state.records[task.key] = record
         self.state.ended[task.key] = record.status
         self.tell("finished", task, record)
@@ -304,7 +367,13 @@ class _Run:
                 self._consider(user)
 
     def _tick(self) -> None:
-        beats = [self.store.read_json(f"running/{key}.json") for key in self.running]
+        beats = [self.store.read_json(f"running/{key}.json") for key in (*self.running, *self.elsewhere)]
+        for key in self.elsewhere:
+            heapq.heappush(self.ready, (self.place[key], key))
+        self.elsewhere.clear()
+        if self.config.run.autoscale:
+            first = heapq.nsmallest(_EXPECTED, self.ready)
+            self.executor.expect([self._job(self.state.to_do[key]) for _, key in first])
         self.tell("tick", [b for b in beats if b is not None])
 
     def _job(self, task: Task) -> Job:
@@ -327,7 +396,7 @@ class _Run:
             deterministic=run.deterministic,
             timeout=run.timeout,
             sweep=self.sweep.id,
-            origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running)},
+            origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running), "lost": self.lost[task.key]},
             foreign=task.foreign,
         )
 

@@ -170,6 +170,6 @@ class Session:
             return InlineExecutor()
         try:
             from harness.executors.ray import RayExecutor
-            return RayExecutor(self.store, self.config.run.workers)
+            return RayExecutor(self.store, self.config.run.workers, self.config.run.autoscale)
         except ImportError as error:
             raise UsageError(f"the ray executor needs the package {error.name!r}: install it, or use --executor inline") from error

@@ -39,6 +39,9 @@ def describe_store(root: str) -> str:
         changed = sorted({what for parts in stale.values() for what in parts})
         told = f"{len(stale)} cells were made by other code than the present"
         lines.append(f"stale     {told} ({', '.join(changed)}); `run` makes them again")
+    lost = [r.provenance.lost for r in records.values() if r.provenance.lost]
+    if lost:
+        lines.append(f"lost      {len(lost)} tasks ran again because their node was lost, {sum(lost)} times in all")
     for name in store.names("running"):
         beat = store.read_json(f"running/{name}")
         if isinstance(beat, dict) and {"name", "host", "pid", "done", "total"} <= beat.keys():

@@ -6,13 +6,18 @@
     running/<key>.json        where a task runs and how far it is; removed when it ends
     sweeps/<id>.json          one per command: its cells, its owner, its environment
 
-Everything is written under a temporary name and renamed, so that a reader never sees half a file. A results folder may come from someone
+    data/<name>-<hash>/       decoded clips, for machines without the videos (see harness.data.source)
+    leases/<name>.<n>.json    who makes what is made once (see harness.lease)
+
+Everything is written under a temporary name and renamed, so that a reader never sees half a file; an object store's files appear whole.
+Whatever a remote store answers with, an error is a StoreError in a sentence, without credentials. A results folder may come from someone
 else: names stay inside of it, links that lead out are not followed, only plain files are read, and none that is larger than it may be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -20,7 +25,8 @@ import posixpath
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,40 +37,82 @@ from pydantic import ValidationError
 from harness.errors import DamagedError, StoreError, UsageError
 from harness.record import Artifact, Record, Sweep, parse_record
 from harness.spec import content_hash, task_key
-from harness.text import redacted
+from harness.text import one_line, redacted
 
 _LARGEST_JSON = 64 << 20
 """Bytes of a record, a sweep or a heartbeat; a sweep of 50,000 cells has 40 MB."""
 _CHUNK = 1 << 20
+_TOGETHER = 500
+"""Records that are asked for at once of a remote store."""
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
+"""Protocols without folders: making one would make a bucket."""
+_EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
+"""Protocols whose fsspec implementation creates a file in one step, or not at all where there is one; others look first."""
 
 
 class Store:
     """Records and artifacts under ``root``. shown: the same for people, without the credentials of a URL."""
 
     def __init__(self, root: str | Path) -> None:
-        self.fs, path = fsspec.core.url_to_fs(str(root))
+        try:
+            # What other nodes write must be seen: no listing is kept.
+            self.fs, path = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"results at {redacted(str(root))} cannot be reached: {redacted(one_line(str(error)))}") from error
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.path = os.path.abspath(path) if self.is_local else path
         self.root = self.path if self.is_local else str(root)
         self.shown = redacted(self.root)
+        self._protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two writes, or two looks, at what changes all the time: each is a request where the store is remote."""
+        return 0.5 if self.is_local else 5.0
+
+    @cached_property
+    def excludes(self) -> bool:
+        """Whether ``create_bytes`` succeeds for one of several at once: tried out, because not every server of a protocol knows how."""
+        if self.is_local or not self._protocols & _EXCLUSIVE:
+            return self.is_local
+        name = f"leases/.probe-{uuid.uuid4().hex}"
+        try:
+            return self.create_bytes(name, b"") and not self.create_bytes(name, b"")
+        finally:
+            self.remove(name)
+
+    @contextlib.contextmanager
+    def _told(self, what: str, missing: str = "") -> Iterator[None]:
+        """Errors of the system, and all that a remote store's client raises, as a StoreError. missing: the whole text for one of them."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            if missing and isinstance(error, FileNotFoundError):
+                raise StoreError(missing) from error
+            if self.is_local and not isinstance(error, OSError):
+                raise
+            reason = getattr(error, "strerror", None) or redacted(one_line(str(error))) or type(error).__name__
+            raise StoreError(f"{what} in {self.shown}: {reason}") from error
 
     def check_writable(self) -> None:
         """Raise UsageError unless files can be written here."""
         name = f"records/.probe-{uuid.uuid4().hex}"
         try:
             self.write_bytes(name, b"")
-            self.fs.rm_file(self._at(name))
-        except (OSError, StoreError) as error:
-            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            reason = getattr(cause, "strerror", None) or redacted(str(cause))
+            self.remove(name)
+        except StoreError as error:
+            cause = error.__cause__ or error
+            reason = getattr(cause, "strerror", None) or redacted(one_line(str(cause)))
             raise UsageError(f"cannot write to the results folder {self.shown}: {reason}") from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write one file so that it appears whole or not at all. Raises StoreError where it cannot be written."""
         target = self._at(name)
-        try:
+        with self._told(f"cannot write {name}"):
             if not self.is_local:
-                self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
+                self._make_remote_folder(target)
                 self.fs.pipe_file(target, data)
                 return
             self._make_room(target)
@@ -77,8 +125,26 @@ class Store:
                 with contextlib.suppress(OSError):
                     Path(temporary).unlink(missing_ok=True)
                 raise
-        except OSError as error:
-            raise StoreError(f"cannot write {name} in {self.shown}: {error.strerror or redacted(str(error))}") from error
+
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Write a file where there is none; False where there is one. Raises StoreError where it cannot be written."""
+        target = self._at(name)
+        with self._told(f"cannot write {name}"):
+            try:
+                if self.is_local:
+                    self._make_room(target)
+                    with open(target, "xb") as file:
+                        file.write(data)
+                else:
+                    self._make_remote_folder(target)
+                    self.fs.pipe_file(target, data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def _make_remote_folder(self, target: str) -> None:
+        if not self._protocols & _OBJECT_STORES:
+            self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
 
     def _make_room(self, target: str) -> None:
         """The folder of a file that will be written. What stands in the way, a folder in a file's place or the reverse, is moved aside."""
@@ -98,7 +164,7 @@ class Store:
 
     def _chunks(self, name: str, limit: int) -> Iterator[bytes]:
         target = self._at(name)
-        try:
+        with self._told(f"{name} cannot be read", missing=f"{name} is missing in {self.shown}"):
             if self.is_local:
                 self._confine(target, target)
                 # A pipe without a writer would be waited for; opened so, it is seen to be one.
@@ -108,20 +174,14 @@ class Store:
                 size = found.st_size if stat.S_ISREG(found.st_mode) else -1
             else:
                 handle = self.fs.open(target, "rb")
-                size = int(self.fs.size(target) or 0)
+                known = getattr(handle, "size", None)
+                size = int(self.fs.size(target) if known is None else known)
             with handle:
-                if size < 0:
-                    raise StoreError(f"{name} is damaged: it is not a file")
-                if size > limit:
-                    raise StoreError(f"{name} is damaged: it has {size:,} bytes, and at most {limit:,} are expected")
+                _check_size(name, size, limit)
                 left = limit
                 while left and (part := handle.read(min(_CHUNK, left))):
                     left -= len(part)
                     yield part
-        except FileNotFoundError as error:
-            raise StoreError(f"{name} is missing in {self.shown}") from error
-        except OSError as error:
-            raise StoreError(f"{name} cannot be read: {error.strerror or redacted(str(error))}") from error
 
     def _confine(self, path: str, target: str) -> None:
         """Raise StoreError where links lead out of the results folder."""
@@ -130,19 +190,30 @@ class Store:
             raise StoreError(f"{os.path.relpath(target, self.path)} is a link that leads out of {self.shown}")
 
     def exists(self, name: str) -> bool:
-        return os.path.lexists(self._at(name)) if self.is_local else bool(self.fs.exists(self._at(name)))
+        with self._told(f"{name} cannot be looked for"):
+            return os.path.lexists(self._at(name)) if self.is_local else bool(self.fs.exists(self._at(name)))
 
     def names(self, folder: str, ending: str = ".json") -> list[str]:
         """Sorted names of the files in one of the store's folders; hidden ones are left out."""
+        return sorted(self._sizes(folder, ending))
+
+    def _sizes(self, folder: str, ending: str) -> dict[str, int]:
+        """Name -> bytes, as far as the store says it without being asked for each."""
         place = self._at(folder)
-        if not self.fs.isdir(place):
-            return []
-        found = (posixpath.basename(str(path)) for path in self.fs.ls(place, detail=False))
-        return sorted(name for name in found if name.endswith(ending) and not name.startswith("."))
+        with self._told(f"{folder} cannot be listed"):
+            try:
+                if self.is_local:
+                    with os.scandir(place) as entries:
+                        sizes = {entry.name: 0 for entry in entries}
+                else:
+                    sizes = {posixpath.basename(found["name"]): int(found.get("size") or 0) for found in self.fs.ls(place, detail=True)}
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        return {name: size for name, size in sizes.items() if name.endswith(ending) and not name.startswith(".")}
 
     def remove(self, name: str) -> None:
         """Remove a file; a missing one is no error."""
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        with self._told(f"cannot remove {name}"), contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self.fs.rm_file(self._at(name))
 
     # Records
@@ -165,15 +236,49 @@ class Store:
         wanted = None if keys is None else {f"{key}.json" for key in keys}
         records: dict[str, Record] = {}
         damaged: list[str] = []
-        for name in self.names("records"):
-            if wanted is not None and name not in wanted:
-                continue
+        sizes = self._sizes("records", ".json")
+        chosen = sorted(sizes if wanted is None else wanted & sizes.keys())
+        for name, read in self._read_all("records", chosen, sizes):
             try:
-                record = _parse(self.read_bytes(f"records/{name}"), f"records/{name}")
+                record = _parse(read(), name)
                 records[record.key] = record
             except StoreError as error:
                 damaged.append(str(error))
         return records, damaged
+
+    def _read_all(self, folder: str, chosen: list[str], sizes: dict[str, int]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+        """(name, what reads it) of files of a folder; many are asked for at once where each is a request."""
+        for start in range(0, len(chosen), _TOGETHER):
+            names = [f"{folder}/{name}" for name in chosen[start : start + _TOGETHER]]
+            got: dict[str, Any] = {}
+            if not self.is_local:
+                asked = [self._at(name) for name in names if sizes[posixpath.basename(name)] <= _LARGEST_JSON and not glob.has_magic(name)]
+                with self._told(f"{folder} cannot be read"):
+                    got = self.fs.cat(asked, on_error="return") if asked else {}
+            for name in names:
+                data = got.get(self._at(name))
+                yield name, partial(self.read_bytes, name) if not isinstance(data, bytes) else partial(bytes, data)
+
+    # Files that are too large for memory
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Store a file of this machine. Raises StoreError where that fails."""
+        target = self._at(name)
+        with self._told(f"cannot write {name}"):
+            if self.is_local:
+                self._make_room(target)
+                temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+                shutil.copyfile(path, temporary)
+                os.replace(temporary, target)
+            else:
+                self._make_remote_folder(target)
+                self.fs.put_file(str(path), target)
+
+    def get_file(self, name: str, path: Path, limit: int) -> None:
+        """Copy a file of at most ``limit`` bytes here. Raises StoreError as ``read_bytes`` does, OSError where there is no room."""
+        with open(path, "wb") as target:
+            for part in self._chunks(name, limit):
+                target.write(part)
 
     # Artifacts
 
@@ -245,7 +350,7 @@ class Store:
 
     def set_aside(self, name: str) -> None:
         """Give a damaged file another name, so that it counts as missing and is made again."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(StoreError), self._told(f"cannot move {name}"):
             self.fs.mv(self._at(name), self._at(f"{name}.{uuid.uuid4().hex}.damaged"))
 
     def has_artifacts(self, record: Record, or_none: bool = False) -> bool:
@@ -304,6 +409,13 @@ class Store:
         if name.startswith("/") or "\0" in name or "\\" in name or ".." in name.split("/"):
             raise StoreError(f"{name!r} is not a name of a file in {self.shown}")
         return posixpath.join(self.path, name)
+
+
+def _check_size(name: str, size: int, limit: int) -> None:
+    if size < 0:
+        raise StoreError(f"{name} is damaged: it is not a file")
+    if size > limit:
+        raise StoreError(f"{name} is damaged: it has {size:,} bytes, and at most {limit:,} are expected")
 
 
 def _parse(data: bytes, name: str) -> Record:

@@ -91,7 +91,7 @@ def print_summary(console: Console, store: Store, state: RunState) -> None:
     absent = [cell.name for cell in plan.cells if cell.key not in records]
     if absent:
         _say(console, f"missing: {len(absent)} of {len(plan.cells)} cells were planned and not run", "yellow")
-    flag = "" if store.root.endswith("/results") else f" --results {store.shown}"
+    flag = "" if store.is_local and store.root.endswith("/results") else f" --results {store.shown}"
     _say(console, f"records: {store.shown}/records")
     _say(console, f"next: python -m harness report{flag}   (tables and figures)")
     _say(console, f"      python -m harness ui{flag}       (MLflow comparison, http://127.0.0.1:5000)")

@@ -78,6 +78,9 @@ class Mirror:
     def tick(self, running: Sequence[object]) -> None:
         """Nothing."""
 
+    def note(self, text: str) -> None:
+        """Nothing: it is for the one who looks on."""
+
     def finished(self, task: Task, record: Record) -> None:
         """Mirror one ended cell, or what the quality of a set adds to its cells; other tasks are parts of cells."""
         if record.kind not in ("evaluate", "quality"):

@@ -36,7 +36,7 @@ def write_presets(config: Config, tuned: Mapping[str, Tuned]) -> str:
         try:
             known = tomllib.loads(store.read_bytes(file).decode())["protocols"][name]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{store.root}/{file} is not what tune wrote ({error}): move it away") from error
+            raise StoreError(f"{store.shown}/{file} is not what tune wrote ({error}): move it away") from error
     methods = {**known.get("methods", {})}
     for method, found in tuned.items():
         methods[method] = {**protocol.methods.get(method, {}), **found.params}
@@ -53,7 +53,7 @@ def write_presets(config: Config, tuned: Mapping[str, Tuned]) -> str:
         "",
     ]
     store.write_bytes(file, "\n".join(lines).encode())
-    return f"{store.root}/{file}"
+    return f"{store.shown}/{file}"
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:

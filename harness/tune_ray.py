@@ -29,7 +29,7 @@ class RayTune:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RayTune]:
-        from harness.executors.ray import ray_running
+        from harness.executors.connection import ray_running
 
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # plugins may name files relative to the current folder
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the first Ctrl-C ends it

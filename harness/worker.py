@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 import socket
@@ -34,7 +35,6 @@ from harness.text import one_line, redacted
 if TYPE_CHECKING:
     from harness.tasks.common import Draft, Work
 
-_HEARTBEAT_SECONDS = 0.5
 _LONGEST_REASON, _LONGEST_LOG = 2000, 2 << 20
 """Characters of a reason; bytes at the beginning, and at the end, of a log."""
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffusers", "transformers", "timm", "pytorchvideo", "av")
@@ -150,7 +150,7 @@ class Heartbeat:
     def __init__(self, store: Store, job: Job, on_progress: Callable[[], None] | None = None) -> None:
         self._store, self._key, self._on_progress = store, job.key, on_progress
         self._state = {"key": job.key, "name": job.name, "host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        self._written = 0.0
+        self._written = -math.inf
         self._told = (-1, -1)
         self._begun = (0, 0.0)
         """How much was done, and when, as the present count began: an interrupted attempt may have done some of it."""
@@ -164,7 +164,7 @@ class Heartbeat:
         self._told = (done, total)
         if self._on_progress is not None:
             self._on_progress()
-        if moment - self._written >= _HEARTBEAT_SECONDS:
+        if moment - self._written >= self._store.pace:
             self._written = moment
             first, begun = self._begun
             left = (total - done) * (moment - begun) / (done - first) if done > first else None

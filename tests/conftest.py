@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,37 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real videos at {REAL_DATA} (HARNESS_REAL_DATA names another folder)")
     return REAL_DATA
+
+
+S3_SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 server on 127.0.0.1 with the empty bucket ``bench``; the environment names it."""
+    pytest.importorskip("s3fs", reason="results on S3 need s3fs: pip install '.[s3]'")
+    moto = pytest.importorskip("moto.server", reason="the S3 server of the tests is moto: pip install 'moto[server]'")
+    import fsspec
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in S3_SETTINGS.items():
+            patch.setenv(name, value)
+        running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        running.start()
+        address = "http://{}:{}".format(*running.get_host_and_port())
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        fsspec.filesystem("s3").__class__.clear_instance_cache()
+        files = fsspec.filesystem("s3", use_listings_cache=False)
+        if files.exists("bench"):
+            files.rm("bench", recursive=True)
+        files.mkdir("bench")
+        yield address
+        running.stop()
 
 
 Harness = Callable[..., "subprocess.CompletedProcess[str]"]

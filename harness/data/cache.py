@@ -9,17 +9,14 @@ which lists, decodes and samples, so that clips of other code are never served:
                              checksum, reason (why the clip is left out; its row is then zero)
       meta.json              written last: a folder with it is complete
 
-While it is made the folder is called <name>-<hash>.partial (see harness.data.prepare).
+While it is made the folder is called <name>-<hash>.partial (see harness.data.prepare), by the one that holds its lease (harness.lease).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +28,10 @@ from harness.data.base import LeftOut, Split, VideoDataset
 from harness.data.cache_files import SCHEMA, SPLITS, CachePlace, ClipFile, Entry, checksum, read_index
 from harness.data.info import ClipShape, DatasetInfo
 from harness.data.prepare import prepare
-from harness.errors import DataError
+from harness.errors import DataError, StoreError
+from harness.lease import Lease
 from harness.plugin import DatasetPlugin, Progress
+from harness.store import Store
 
 
 def describe(plugin: DatasetPlugin, name: str, clip_shape: ClipShape | None = None, code: str = "") -> DatasetInfo:
@@ -61,10 +60,20 @@ class ClipCache(CachePlace):
         workers: videos decoded at a time. ``progress(done, total)`` counts clips. ``info.train_per_class`` of the result counts the clips
         that are there. Raises DataError when the data cannot be prepared, or when the cache is damaged.
         """
-        if not self.is_prepared():
-            with self._lock():
-                if not self.is_prepared():
-                    prepare(plugin, self, workers=workers, progress=progress)
+        lease = Lease(Store(self.root), self.folder.name)
+
+        def guarded(done: int, total: int) -> None:
+            if lease.is_lost:
+                raise DataError(f"another process prepares {self.folder.name} since this one stood still: run the command again")
+            if progress:
+                progress(done, total)
+
+        try:
+            with lease.held(self.is_prepared) as is_held:
+                if is_held:
+                    prepare(plugin, self, workers=workers, progress=guarded)
+        except StoreError as error:
+            raise DataError(f"the cache folder {self.root} cannot be written: {error}") from error
         return self.load()
 
     def load(self) -> VideoDataset:
@@ -95,20 +104,6 @@ class ClipCache(CachePlace):
                 if progress:
                     progress(done, total)
         return problems
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Exclusive among processes; released by the kernel when the holder dies."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder.with_name(f"{self.folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise DataError(f"the cache folder {self.root} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _load_split(folder: Path, split: str, index: Sequence[Entry], info: DatasetInfo) -> Split:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 from harness.errors import HarnessError
-from harness.executors import Outcome
+from harness.executors import Fit, Outcome
 from harness.guard import GUARD
 from harness.job import Job
 from harness.record import Record
@@ -24,8 +25,11 @@ class InlineExecutor:
     def describe(self) -> str:
         return "inline (this process)"
 
-    def can_take(self, job: Job) -> bool:
-        return not self._queue
+    def fit(self, job: Job) -> Fit:
+        return Fit("later" if self._queue else "now")
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Nothing: there is no more room."""
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)
@@ -40,6 +44,9 @@ class InlineExecutor:
         outcome = run_within_limit(job)
         self._running = None
         return [outcome]
+
+    def notes(self) -> list[str]:
+        return []
 
     def close(self) -> list[str]:
         keys = [self._running.key] if self._running else []

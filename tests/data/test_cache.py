@@ -123,14 +123,14 @@ def test_a_dot_in_a_name_does_not_shorten_it(tmp_path: Path) -> None:
     assert len({cache.partial for cache in caches}) == 2
     assert caches[0].partial.name == f"{caches[0].folder.name}.partial"
     caches[0].open(Counting(per_class=2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [caches[0].folder.name, f"{caches[0].folder.name}.lock"]
+    assert {path.name for path in tmp_path.iterdir()} == {caches[0].folder.name, "leases"}
 
 
 def test_several_processes_prepare_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     plugins = [Counting(log=log, pause=0.001) for _ in range(4)]
     cache = cache_of(plugins[0], tmp_path / "cache")
-    with ThreadPoolExecutor(4) as pool:  # flock is between open files: threads compete as processes do
+    with ThreadPoolExecutor(4) as pool:  # each has a lease of its own: threads compete as processes do
         for data in pool.map(cache.open, plugins):
             assert len(data.train) == 100
     assert len(log.read_text().splitlines()) == 200
