@@ -37,6 +37,8 @@ _PUBLIC = {
     "Log": "harness.space",
     "MethodPlugin": "harness.plugin",
     "Metric": "harness.metrics",
+    "MetricPlugin": "harness.plugin",
+    "Predictions": "harness.predictions",
     "Range": "harness.space",
     "Session": "harness.session",
     "Split": "harness.data.base",
@@ -49,6 +51,7 @@ _PUBLIC = {
     "embed_clips": "harness.training",
     "evaluator": "harness.plugin",
     "method": "harness.plugin",
+    "metric": "harness.plugin",
     "normalise": "harness.training",
     "parts": "harness.training",
     "place": "harness.training",
@@ -76,6 +79,8 @@ __all__ = [
     "Log",
     "MethodPlugin",
     "Metric",
+    "MetricPlugin",
+    "Predictions",
     "Range",
     "Session",
     "Split",
@@ -88,6 +93,7 @@ __all__ = [
     "embed_clips",
     "evaluator",
     "method",
+    "metric",
     "normalise",
     "parts",
     "place",
@@ -119,11 +125,14 @@ if TYPE_CHECKING:
         Embedding,
         EvaluatorPlugin,
         MethodPlugin,
+        MetricPlugin,
         asset,
         dataset,
         evaluator,
         method,
+        metric,
     )
+    from harness.predictions import Predictions
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
     from harness.session import Session

@@ -84,6 +84,7 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--stale", type=click.Choice(["rerun", "keep"]), help="What other code made: run it again, or keep it; the report marks it.")
 @click.option("--quality/--no-quality", default=None, help="Look at every set through the teacher, or not.")
 @click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
+@click.option("--predictions", type=click.Choice(["none", "classes", "logits"]), help="What every evaluation keeps, for your own metrics.")
 @click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @_plugin
@@ -136,18 +137,18 @@ def tune(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, 
 
 
 @main.command("list")
-@click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "protocols"]), required=False)
+@click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "metrics", "protocols"]), required=False)
 @click.option("--long", is_flag=True, help="Show every parameter with its default and what `tune` tries.")
 @click.option("--cost", is_flag=True, help="Show parameters, multiply-adds and clip shapes of evaluators (imports torch).")
 @_plugin
 @_config
 @_set
 def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
-    """List methods, evaluators, datasets, assets and protocols. Imports none of them."""
+    """List methods, evaluators, datasets, assets, metrics of predictions and protocols. Imports none of them."""
     from harness.registry import Registry
 
     registry = Registry(plugins)
-    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "assets", "protocols"]:
+    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "assets", "metrics", "protocols"]:
         click.secho(plural, bold=True)
         if plural == "protocols":
             _list_protocols(overlay, assignments, long)
@@ -194,18 +195,30 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 @click.option("--digits", type=click.IntRange(0, 4), default=1, show_default=True, help="Decimals of accuracies in %.")
 @click.option("--columns", metavar="LIST", help="Metrics of the tables of metrics, in this order, such as peak_gpu_mib,distill_seconds.")
 @click.option("--published", multiple=True, metavar="FILE", help="Published numbers, as in results/published.toml; repeatable.")
+@click.option("--metrics", metavar="LIST", help="Metrics of stored predictions, such as f1,confusion. [default: those of --plugin]")
+@_plugin
 @_config
 @_set
-def report(results: str | None, out: str | None, overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
+def report(
+    results: str | None,
+    out: str | None,
+    metrics: str | None,
+    plugins: tuple[str, ...],
+    overlay: str | None,
+    assignments: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG), a page and a paper.tex from the records alone."""
     from harness.report import build_report
     from harness.report.choice import read_choice
+    from harness.report.measured import read_metrics
     from harness.staleness import Staleness
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
     target = Path(out) if out else Path(root) / "report"
-    files = build_report(root, target, choice=read_choice(**options), words=config.words, judge=Staleness().stale_cells)
+    measures, choice = read_metrics(plugins, metrics), read_choice(**options)
+    files = build_report(root, target, choice=choice, words=config.words, judge=Staleness().stale_cells, measures=measures)
     click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, paper.tex, report.md, cells.csv, tables/, figures/")
 
 

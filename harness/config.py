@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import ConfigError, UsageError, did_you_mean
 from harness.names import parse_list
 from harness.protocol import TrainingProtocol
-from harness.spec import HeldOut, Kind, Tuned
+from harness.spec import HeldOut, Keep, Kind, Tuned
 
 if TYPE_CHECKING:
     from harness.registry import Registry
@@ -47,6 +47,7 @@ class RunConfig(_Section):
     rerun: Literal["failed", "none", "all"]
     stale: Literal["rerun", "keep"]
     track: bool
+    predictions: Keep = "classes"
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
     plugins: tuple[str, ...]

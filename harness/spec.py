@@ -25,6 +25,8 @@ Kind = Literal["data", "asset", "distill", "quality", "evaluate"]
 KINDS: tuple[Kind, ...] = ("data", "asset", "distill", "quality", "evaluate")
 """In the order in which tasks run: what others need comes first."""
 Labels = Literal["native", "hard", "soft"]
+Keep = Literal["none", "classes", "logits"]
+"""What an evaluation keeps of its predictions: nothing, the predicted classes, or the logits too."""
 
 
 def canonical_json(value: Any) -> str:

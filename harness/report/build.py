@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness import metrics
 from harness.errors import UsageError, did_you_mean
+from harness.plugin import MetricPlugin
 from harness.record import Record
 from harness.report.cells import MISSING, View, gather, methods
 from harness.report.choice import Choice, select
@@ -21,6 +22,7 @@ from harness.report.latex import to_latex, to_paper
 from harness.report.layouts import ablation_tables, cross_tables, overview_tables
 from harness.report.load import Results, load
 from harness.report.main_table import main_table
+from harness.report.measured import Measurer, matrix_tables
 from harness.report.page import render_page
 from harness.report.published import DEFAULT, gather_published, published_tables
 from harness.report.side_tables import controls_tables, cost_tables, failures_table, per_class_tables, quality_table, recorded_tables
@@ -69,18 +71,20 @@ def build_report(
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
     judge: Judge | None = None,
+    measures: Mapping[str, MetricPlugin] | None = None,
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
     choice: of results and outputs. formats: of FORMATS. words: method -> inline assignment -> what it means, such as
     {"gvd": {"guidance=0": "unguided diffusion"}}. judge: says which cells the present code did not make, as ``Staleness.stale_cells``
-    does; these are marked. Raises UsageError when there is nothing to report or a name is unknown.
+    does; these are marked. measures: label -> metric of predictions. Raises UsageError when there is
+    nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
     draw = not {"pdf", "png", "html"}.isdisjoint(formats)
-    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw)
+    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw, measures=measures)
     _check_place(report.results.store, Path(out_dir))
     return write_report(report, Path(out_dir), formats)
 
@@ -100,13 +104,15 @@ def make_report(
     published: Path = DEFAULT,
     judge: Judge | None = None,
     draw: bool = True,
+    measures: Mapping[str, MetricPlugin] | None = None,
 ) -> Report:
     """All tables, figures and warnings of a results folder. Pure but for the reading. draw: with figures."""
     choice, store = choice or Choice(), Store(store_root)
     every = load(store)
     if all(row.status == MISSING for row in every.rows):
         raise UsageError(f"no evaluated cell in {store.shown}: run something first (python -m harness run)")
-    results = select(every, choice)
+    measurer = Measurer(store, every.records, measures or {})
+    results = select(measurer.measure(every), choice)
     groups = gather(results.rows, choice.order)
     if choice.evaluators:
         groups = dict(sorted(groups.items(), key=lambda item: _wanted_place(item[1][0].rows[0], choice.evaluators)))
@@ -123,7 +129,7 @@ def make_report(
         View({g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names)
         for members in stems.values()
     ]
-    sections = [_section(view, palette if draw else None, choice) for view in views]
+    sections = [_section(view, palette if draw else None, choice, measurer) for view in views]
     failures = failures_table(list(everything.values()), {**said, **choice.names})
     datasets = list(dict.fromkeys(row.dataset for row in results.rows))
     return Report(
@@ -132,7 +138,7 @@ def make_report(
         [table for table in overview_tables(views) if choice.shows(table.name)],
         failures if choice.wants("failures") else None,
         published_tables(datasets, numbers, choice.digits) if choice.wants("published") else [],
-        [*store_warnings(results, stale), *(warning for section in sections for warning in section.warnings)],
+        [*store_warnings(results, stale), *measurer.warnings(), *(warning for section in sections for warning in section.warnings)],
         {**said, **choice.names},
         choice.wants("previews"),
     )
@@ -150,16 +156,19 @@ def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, li
     return marks
 
 
-def _section(view: View, palette: Palette | None, choice: Choice) -> Section:
+def _section(view: View, palette: Palette | None, choice: Choice, measurer: Measurer) -> Section:
     remarks = [shared_assets(view)]
     if choice.wants("ranks") and isinstance(remark := rank_methods(view), str):
         remarks.append(remark)
+    tables = [table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])]
+    if choice.wants("matrix"):
+        tables += matrix_tables(view, measurer)
     pictures = [] if palette is None else [draw(view, palette) for draw in FIGURES]
     return Section(
         view.title,
         main=[main_table(view, group) for group in view.groups] if choice.wants("main") else [],
         figures=[picture for picture in pictures if picture is not None and choice.shows(picture.name)],
-        tables=[table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])],
+        tables=tables,
         remarks=[remark for remark in remarks if remark],
         warnings=view_warnings(view),
     )

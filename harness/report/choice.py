@@ -14,7 +14,7 @@ from harness.rows import Row
 
 OUTPUTS = (
     *("main", "datasets", "leaderboard", "accuracy", "gains", "cross", "ablation", "cost", "storage", "quality", "recorded", "controls"),
-    *("training", "classes", "ranks", "pairs", "failures", "published", "previews"),
+    *("training", "classes", "matrix", "ranks", "pairs", "failures", "published", "previews"),
 )
 """What ``only`` names: kinds of tables and figures."""
 
