@@ -12,9 +12,10 @@ from harness import metrics
 from harness.errors import UsageError, did_you_mean
 from harness.plugin import MetricPlugin
 from harness.record import Record
-from harness.report.cells import MISSING, View, gather, methods
+from harness.report.cells import MISSING, CellResult, View, gather, methods
 from harness.report.choice import Choice, select
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
+from harness.report.ddranking import ddranking_tables
 from harness.report.document import Report, Section
 from harness.report.figures import Palette, Picture, accuracy_figure, cost_figure, make_palette
 from harness.report.group import Group
@@ -44,6 +45,7 @@ TABLES: tuple[Callable[[View], list[Table]], ...] = (
     gains_table,
     cross_tables,
     ablation_tables,
+    ddranking_tables,
     rank_table,
     pairwise_tables,
     cost_tables,
@@ -125,8 +127,14 @@ def make_report(
     stems: dict[str, list[Group]] = {}
     for group in groups:
         stems.setdefault(group.stem, []).append(group)
+    beside: dict[str, list[CellResult]] = {}
+    for cell in everything.values():
+        beside.setdefault(cell.group.dataset_stem, []).append(cell)
     views = [
-        View({g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names)
+        View(
+            {g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names,
+            beside[members[0].dataset_stem],
+        )
         for members in stems.values()
     ]
     sections = [_section(view, palette if draw else None, choice, measurer) for view in views]

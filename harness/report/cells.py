@@ -113,6 +113,7 @@ class View:
     groups: differ in the evaluator alone. words: method label -> what to call it. records: all of the store, by key.
     marks: key of a row -> footnotes on the code that made it. published: numbers of papers on this dataset. digits: decimals of accuracies
     in %. columns: names of the metrics that tables of metrics show; empty: all that were measured. names: label -> what the user calls it.
+    beside: the cells of this dataset and clip shape under any protocol and labels.
     """
 
     groups: Mapping[Group, Sequence[CellResult]]
@@ -123,6 +124,7 @@ class View:
     digits: int = 1
     columns: Sequence[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[CellResult] = ()
 
     @property
     def first(self) -> Group:
