@@ -85,6 +85,7 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--quality/--no-quality", default=None, help="Look at every set through the teacher, or not.")
 @click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
 @click.option("--predictions", type=click.Choice(["none", "classes", "logits"]), help="What every evaluation keeps, for your own metrics.")
+@click.option("--asset-seeds", type=click.Choice(["one", "run"]), help="Teachers and backbones: one for all seeds, or one for each.")
 @click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @_plugin
@@ -336,6 +337,7 @@ def import_(source: str, results: str | None, overlay: str | None, assignments: 
 @click.argument("folders", nargs=-1, metavar="A [B]")
 @click.option("--methods", metavar="X,Y", help="With one folder: two of its methods, Y against X.")
 @click.option("--since", metavar="DATE", help="With one folder: what was made since (ISO 8601, UTC), against what was made before.")
+@click.option("--by-code", is_flag=True, help="With one folder: what the newest code made, against the same cells by the code before.")
 @click.option("--format", "form", type=click.Choice(["terminal", "md", "csv"]), default="terminal", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it into a file.")
 @click.option(
@@ -347,11 +349,14 @@ def import_(source: str, results: str | None, overlay: str | None, assignments: 
     metavar="[POINTS]",
     help="Exit 1 where B is significantly worse (Holm, 5 %), pooled or in a cell, by more than so many points; comes last, or with =.",
 )
-def compare(folders: tuple[str, ...], methods: str | None, since: str | None, form: str, out: Path | None, limit: float | None) -> None:
-    """Compare two results folders, two methods of one, or one before and since a date: differences, intervals, ties, what is missing."""
+def compare(
+    folders: tuple[str, ...], methods: str | None, since: str | None, by_code: bool, form: str, out: Path | None, limit: float | None
+) -> None:
+    """Compare two results folders, two methods of one, or one before and since a date or a change of code: differences, intervals, ties,
+    what is missing."""
     from harness.terminal import show_comparison
 
-    sys.exit(show_comparison(folders, methods, since, form, out, limit))
+    sys.exit(show_comparison(folders, methods, since, by_code, form, out, limit))
 
 
 @main.command()

@@ -46,6 +46,7 @@ class RunConfig(_Section):
     timeout: float = Field(gt=0)
     rerun: Literal["failed", "none", "all"]
     stale: Literal["rerun", "keep"]
+    asset_seeds: Literal["one", "run"] = "one"
     track: bool
     predictions: Keep = "classes"
     device: Literal["auto", "cpu", "cuda"]

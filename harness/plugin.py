@@ -184,7 +184,10 @@ class DatasetPlugin:
 
 
 class AssetPlugin:
-    """Something learned once from the training split and shared by cells. ``build`` and ``load`` are required."""
+    """Something learned once from the training split and shared by cells. ``build`` and ``load`` are required.
+
+    One with a parameter ``seed`` is made anew for every seed of a run with asset_seeds = "run"; a parameter ``shipped`` is then False.
+    """
 
     metrics: ClassVar[Sequence[Metric]] = ()
     """Title, unit and direction of what it puts into ``context.metrics``."""

@@ -60,7 +60,7 @@ AXES = (
     *("dataset", "dataset_label", "shape", "method", "method_label", "ipc", "labels", "evaluator", "evaluator_label", "protocol", "seed"),
     *("status", "reason"),
 )
-ORIGIN = ("device", "ended_at", "sweep", "distill_key", "key")
+ORIGIN = ("device", "ended_at", "sweep", "distill_key", "key", "rerun")
 """What of a row stands in cells.csv before and after its numbers."""
 
 
