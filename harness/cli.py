@@ -139,35 +139,26 @@ def tune(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, 
 
 @main.command("list")
 @click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "metrics", "protocols"]), required=False)
-@click.option("--long", is_flag=True, help="Show every parameter with its default and what `tune` tries.")
+@click.option("--long", is_flag=True, help="Show every parameter: default, what `tune` tries, what bench.toml sets.")
 @click.option("--cost", is_flag=True, help="Show parameters, multiply-adds and clip shapes of evaluators (imports torch).")
 @_plugin
 @_config
 @_set
 def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
     """List methods, evaluators, datasets, assets, metrics of predictions and protocols. Imports none of them."""
+    from harness.config import load_config
+    from harness.listing import KINDS, plugin_lines, protocol_lines
     from harness.registry import Registry
 
-    registry = Registry(plugins)
-    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "assets", "metrics", "protocols"]:
+    registry, config = Registry(plugins), load_config(overlay, assignments)
+    for plural in [kind] if kind else KINDS:
         click.secho(plural, bold=True)
         if plural == "protocols":
-            _list_protocols(overlay, assignments, long)
+            for line in protocol_lines(config, long):
+                click.echo(line)
             continue
-        width = max((len(i.name) for i in registry.infos(plural[:-1])), default=0)
-        for info in registry.infos(plural[:-1]):
-            if info.error:
-                click.secho(f"  {info.name:<{width}}  unavailable: {info.error} ({info.origin})", fg="yellow")
-                continue
-            click.echo(f"  {info.name:<{width}}  {info.summary}")
-            if cost and plural == "evaluators":
-                from harness.complexity import describe_cost
-
-                for line in describe_cost(registry, info.name):
-                    click.echo(f"  {'':<{width}}    {line}")
-            for param in info.params if long else ():
-                tuned = f" in {param.space}" if param.space else ""
-                click.echo(f"  {'':<{width}}    {param.name}: {param.type}{tuned} = {param.default}   {param.doc}")
+        for line, available in plugin_lines(registry, config, plural[:-1], long, cost):
+            click.secho(line, fg=None if available else "yellow")
 
 
 @main.command()
@@ -477,17 +468,3 @@ def _session(overlay: str | None, assignments: tuple[str, ...], options: dict[st
     from harness.session import Session
 
     return Session.open(overlay, set=assignments, **options)
-
-
-def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:
-    from harness.config import load_config
-
-    protocols = load_config(overlay, assignments).protocols
-    width = max((len(n) for n in protocols), default=0)
-    for name, section in protocols.items():
-        recipe = section.train
-        told = f"{recipe.optimizer} lr {recipe.lr:g}, {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule}"
-        click.echo(f"  {name:<{width}}  {told}")
-        if long:
-            for key, value in recipe.model_dump().items():
-                click.echo(f"  {'':<{width}}    {key} = {value}")
