@@ -155,7 +155,8 @@ def compare_codes(store: Store) -> Comparison:
     changed: dict[Where, set[str]] = {}
     for identity, record in older.items():
         then, now = lineage.codes(record), lineage.codes(newest[identity])
-        what = {name if name != "harness" else f"the harness for {kind}" for kind, name in then if then[kind, name] != now.get((kind, name))}
+        differ = [(kind, name) for kind, name in then if then[kind, name] != now.get((kind, name))]
+        what = {f"the harness for {kind}" if name == "harness" else name for kind, name in differ}
         changed.setdefault(_where(rows[record.key]), set()).update(what)
     found = _compare("older code", a, "newest code", b, _where)
     cells = (replace(d, notes=(*(f"other code of {name}" for name in sorted(changed[d.where])), *d.notes)) for d in found.cells)

@@ -234,8 +234,8 @@ def _mean(values: Sequence[float]) -> str:
 def _licence(spec: DistillSpec) -> str:
     origin = LICENCES.get(spec.dataset.name, "see where its videos are from")
     return (
-        f"The clips derive from the training split of {spec.dataset.label}: {origin}. Its terms hold for this set too; read them before you pass it on. "
-        "This card grants no rights."
+        f"The clips derive from the training split of {spec.dataset.label}: {origin}. Its terms hold for this set too; read them before "
+        "you pass it on. This card grants no rights."
     )
 
 

@@ -17,11 +17,9 @@ def plugin_lines(registry: Registry, config: Config, kind: str, long: bool, cost
     width = max((len(info.name) for info in infos), default=0)
     indent = f"  {'':<{width}}    "
     for info in infos:
-        if info.error:
-            yield f"  {info.name:<{width}}  unavailable: {info.error} ({info.origin})", False
-            continue
-        yield f"  {info.name:<{width}}  {info.summary}", True
-        if cost and kind == "evaluator":
+        missing = f"unavailable: {info.error} ({info.origin})" if info.error else ""
+        yield f"  {info.name:<{width}}  {' '.join(part for part in (info.summary, missing) if part)}", not missing
+        if cost and kind == "evaluator" and not missing:
             from harness.complexity import describe_cost
 
             yield from ((indent + line, True) for line in describe_cost(registry, info.name))

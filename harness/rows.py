@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.metrics import METRICS, Metric
 from harness.record import Phase, Record
-from harness.spec import AssetSpec, EvaluateSpec, Tuned, content_hash
+from harness.spec import AssetSpec, EvaluateSpec, Tuned
 
 Records = Mapping[str, Record]
 
@@ -139,8 +139,8 @@ def cell_row(record: Record, records: Records, quality: Records) -> Row:
         declared=joined.declared(),
         assets=joined.assets,
         distill_key=record.inputs.get("distill"),
-        evaluator_digest=content_hash(spec.evaluator.keyed(code=True)),
-        recipe_digest=content_hash(spec.protocol.recipe.keyed()),
+        evaluator_digest=spec.evaluator.model_dump_json(exclude={"label"}),
+        recipe_digest=spec.protocol.recipe.model_dump_json(exclude_defaults=True),
         classes=tuple((joined.data.arrays.classes if joined.data else None) or ()),
         per_class_accuracy=tuple(record.arrays.per_class_accuracy or ()),
         correct=record.arrays.correct,
@@ -268,7 +268,7 @@ class _Joined:
 
 
 def _measured(phase: Phase | None, name: str) -> float | None:
-    return None if phase is None else phase.model_dump()[name]
+    return None if phase is None else getattr(phase, name)
 
 
 def _quality_by_set(records: Records) -> dict[str, Record]:

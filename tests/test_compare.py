@@ -144,7 +144,7 @@ def test_one_folder_before_and_since_a_change_of_code(tmp_path: Path) -> None:
 
 
 def test_one_folder_by_its_code(tmp_path: Path) -> None:
-    """The newest code against the code before, cell by cell and seed by seed; what only one code made, and other parameters, are left out."""
+    """The newest code against the code before, cell by cell and seed by seed; what only one code made is left out."""
     root = folder(tmp_path / "both", {"dm": 0.05, "random": 0.0})
     for month, digest, low in (("04", "2" * 12, 0.4), ("05", "3" * 12, 0.45)):
         build = Builder(root, started=f"2026-{month}-01T10:00:00+00:00")

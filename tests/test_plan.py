@@ -178,8 +178,11 @@ def test_assets_have_one_seed_or_that_of_the_run(bench: Path, tmp_path: Path) ->
     assert assets(one, "diffusion") == [{"seed": 0, "shipped": True}]
     assert assets(each, "diffusion") == [{"seed": 0, "shipped": False}, {"seed": 1, "shipped": False}], "shipped weights have one seed"
     assert len(assets(each, "codec")) == len(assets(each, "feature_reference")) == 1
-    made = {name: {method: {t.key for t in p.of_kind("distill") if t.name.startswith(method)} for method in ("herding", "random", "generative")}
-            for name, p in (("one", one), ("each", each))}  # fmt: skip
+    methods = ("herding", "random", "generative")
+    made = {
+        name: {method: {t.key for t in p.of_kind("distill") if t.name.startswith(method)} for method in methods}
+        for name, p in (("one", one), ("each", each))
+    }
     assert [len(keys) for keys in made["one"].values()] == [1, 2, 1] and [len(keys) for keys in made["each"].values()] == [2, 2, 2]
     assert made["one"]["random"] == made["each"]["random"] and made["one"]["herding"] < made["each"]["herding"], "seed 0 is the same"
     assert {c.key for c in one.cells if c.seed == 0 and c.method != "generative"} <= {c.key for c in each.cells}

@@ -28,7 +28,7 @@ from harness.report.page import render_page
 from harness.report.published import DEFAULT, gather_published, published_tables
 from harness.report.side_tables import controls_tables, cost_tables, failures_table, per_class_tables, quality_table, recorded_tables
 from harness.report.tables import Table, md, to_csv, to_markdown
-from harness.report.warnings import shared_assets, store_warnings, view_warnings
+from harness.report.warnings import store_warnings, view_warnings
 from harness.rows import Row
 from harness.store import Store
 from harness.text import csv_text
@@ -165,7 +165,7 @@ def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, li
 
 
 def _section(view: View, palette: Palette | None, choice: Choice, measurer: Measurer) -> Section:
-    remarks = [shared_assets(view)]
+    remarks = []
     if choice.wants("ranks") and isinstance(remark := rank_methods(view), str):
         remarks.append(remark)
     tables = [table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])]
@@ -177,7 +177,7 @@ def _section(view: View, palette: Palette | None, choice: Choice, measurer: Meas
         main=[main_table(view, group) for group in view.groups] if choice.wants("main") else [],
         figures=[picture for picture in pictures if picture is not None and choice.shows(picture.name)],
         tables=tables,
-        remarks=[remark for remark in remarks if remark],
+        remarks=remarks,
         warnings=view_warnings(view),
     )
 

@@ -96,9 +96,7 @@ class CellResult:
         values = self.values(name)
         if not values:
             return None
-        metric = next((m for m in metrics.METRICS if m.name == name), None) or next(
-            (m for m in self.declared if m.name == name), Metric(name)
-        )
+        metric = metrics.BY_NAME.get(name) or next((m for m in self.declared if m.name == name), Metric(name))
         return max(values) if metric.aggregate == "max" else sum(values) / len(values)
 
     def differences(self, other: CellResult) -> list[float]:

@@ -80,10 +80,10 @@ def _table(view: View, group: Group) -> Table | None:
         columns=_COLUMNS,
         rows=tuple(rows),
         caption=(
-            "Scores of DD-Ranking (arXiv 2505.13300) with w = γ = 0.5, mean ± sample standard deviation over seeds that all parts share. HLR: "
-            "accuracy of full minus that of the set, hard labels, in points (lower is better). IOR: accuracy minus that of random with the "
-            "same labels, in points; plain: trained without augmentation. LRS = (exp(α) − 1/e) / (e − 1/e), α = (IOR − HLR) / 2; ARS likewise "
-            f"of the mean IOR with and without augmentation, hard labels. {device_words(known)}".strip()
+            "Scores of DD-Ranking (arXiv 2505.13300) with w = γ = 0.5, mean ± sample standard deviation over seeds that all parts share. "
+            "HLR: accuracy of full minus that of the set, hard labels, in points (lower is better). IOR: accuracy minus that of random by "
+            "the same labels, in points; plain: trained without augmentation. LRS = (exp(α) − 1/e) / (e − 1/e), α = (IOR − HLR) / 2; "
+            f"ARS likewise of the mean IOR with and without augmentation, hard labels. {device_words(known)}".strip()
         ),
         across="score",
     )
@@ -94,7 +94,7 @@ Score = tuple[BySeed | None, str]
 
 
 def _scores(method: str, ipc: int, known: Sequence[CellResult], plain: Sequence[CellResult] | str) -> dict[str, Score]:
-    """Every column of one method and IPC. known: cells of the protocol. plain: those of the same recipe without augmentation, or why none."""
+    """Every column of one method and IPC. known: cells of the protocol. plain: those of its recipe without augmentation, or why none."""
     full = next((cell.mean for cell in known if cell.method == FULL and cell.mean is not None), None)
     hard, soft = _accuracy(known, method, ipc, "hard"), _accuracy(known, method, ipc, "native") or _accuracy(known, method, ipc, "soft")
     random_hard, random_soft = (_accuracy(known, RANDOM, ipc, labels) for labels in ("hard", "soft"))

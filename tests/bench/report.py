@@ -47,7 +47,8 @@ def make(root: Path, records: int) -> int:
 
 def measure(root: Path, formats: str) -> tuple[float, float]:
     """(CPU seconds, wall seconds) of a report of these formats."""
-    program = f"from harness.report import build_report; build_report({str(root)!r}, {str(root / 'report')!r}, formats={formats.split(',')})"
+    arguments = f"{str(root)!r}, {str(root / 'report')!r}, formats={formats.split(',')}"
+    program = f"from harness.report import build_report; build_report({arguments})"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     before, begun = os.times(), time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT, env=environment)
