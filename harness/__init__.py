@@ -38,6 +38,8 @@ _PUBLIC = {
     "Log": "harness.space",
     "MethodPlugin": "harness.plugin",
     "Metric": "harness.metrics",
+    "MetricPlugin": "harness.plugin",
+    "Predictions": "harness.predictions",
     "Range": "harness.space",
     "Session": "harness.session",
     "Split": "harness.data.base",
@@ -50,6 +52,7 @@ _PUBLIC = {
     "embed_clips": "harness.training",
     "evaluator": "harness.plugin",
     "method": "harness.plugin",
+    "metric": "harness.plugin",
     "normalise": "harness.training",
     "parts": "harness.training",
     "place": "harness.training",
@@ -78,6 +81,8 @@ __all__ = [
     "Log",
     "MethodPlugin",
     "Metric",
+    "MetricPlugin",
+    "Predictions",
     "Range",
     "Session",
     "Split",
@@ -90,6 +95,7 @@ __all__ = [
     "embed_clips",
     "evaluator",
     "method",
+    "metric",
     "normalise",
     "parts",
     "place",
@@ -122,11 +128,14 @@ if TYPE_CHECKING:
         Embedding,
         EvaluatorPlugin,
         MethodPlugin,
+        MetricPlugin,
         asset,
         dataset,
         evaluator,
         method,
+        metric,
     )
+    from harness.predictions import Predictions
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
     from harness.session import Session

@@ -84,6 +84,8 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="PATH", hel
 @click.option("--stale", type=click.Choice(["rerun", "keep"]), help="What other code made: run it again, or keep it; the report marks it.")
 @click.option("--quality/--no-quality", default=None, help="Look at every set through the teacher, or not.")
 @click.option("--track/--no-track", default=None, help="Mirror to MLflow, or not.")
+@click.option("--predictions", type=click.Choice(["none", "classes", "logits"]), help="What every evaluation keeps, for your own metrics.")
+@click.option("--asset-seeds", type=click.Choice(["one", "run"]), help="Teachers and backbones: one for all seeds, or one for each.")
 @click.option("--reference/--no-reference", default=None, help="Add `full`, so that relative accuracy is known, or not.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @_plugin
@@ -136,36 +138,27 @@ def tune(assignments: tuple[str, ...], overlay: str | None, plugins: tuple[str, 
 
 
 @main.command("list")
-@click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "protocols"]), required=False)
-@click.option("--long", is_flag=True, help="Show every parameter with its default and what `tune` tries.")
+@click.argument("kind", type=click.Choice(["methods", "evaluators", "datasets", "assets", "metrics", "protocols"]), required=False)
+@click.option("--long", is_flag=True, help="Show every parameter: default, what `tune` tries, what bench.toml sets.")
 @click.option("--cost", is_flag=True, help="Show parameters, multiply-adds and clip shapes of evaluators (imports torch).")
 @_plugin
 @_config
 @_set
 def list_(kind: str | None, long: bool, cost: bool, plugins: tuple[str, ...], overlay: str | None, assignments: tuple[str, ...]) -> None:
-    """List methods, evaluators, datasets, assets and protocols. Imports none of them."""
+    """List methods, evaluators, datasets, assets, metrics of predictions and protocols. Imports none of them."""
+    from harness.config import load_config
+    from harness.listing import KINDS, plugin_lines, protocol_lines
     from harness.registry import Registry
 
-    registry = Registry(plugins)
-    for plural in [kind] if kind else ["methods", "evaluators", "datasets", "assets", "protocols"]:
+    registry, config = Registry(plugins), load_config(overlay, assignments)
+    for plural in [kind] if kind else KINDS:
         click.secho(plural, bold=True)
         if plural == "protocols":
-            _list_protocols(overlay, assignments, long)
+            for line in protocol_lines(config, long):
+                click.echo(line)
             continue
-        width = max((len(i.name) for i in registry.infos(plural[:-1])), default=0)
-        for info in registry.infos(plural[:-1]):
-            if info.error:
-                click.secho(f"  {info.name:<{width}}  unavailable: {info.error} ({info.origin})", fg="yellow")
-                continue
-            click.echo(f"  {info.name:<{width}}  {info.summary}")
-            if cost and plural == "evaluators":
-                from harness.complexity import describe_cost
-
-                for line in describe_cost(registry, info.name):
-                    click.echo(f"  {'':<{width}}    {line}")
-            for param in info.params if long else ():
-                tuned = f" in {param.space}" if param.space else ""
-                click.echo(f"  {'':<{width}}    {param.name}: {param.type}{tuned} = {param.default}   {param.doc}")
+        for line, available in plugin_lines(registry, config, plural[:-1], long, cost):
+            click.secho(line, fg=None if available else "yellow")
 
 
 @main.command()
@@ -194,19 +187,31 @@ def status(results: str | None, overlay: str | None, assignments: tuple[str, ...
 @click.option("--digits", type=click.IntRange(0, 4), default=1, show_default=True, help="Decimals of accuracies in %.")
 @click.option("--columns", metavar="LIST", help="Metrics of the tables of metrics, in this order, such as peak_gpu_mib,distill_seconds.")
 @click.option("--published", multiple=True, metavar="FILE", help="Published numbers, as in results/published.toml; repeatable.")
+@click.option("--metrics", metavar="LIST", help="Metrics of stored predictions, such as f1,confusion. [default: those of --plugin]")
+@_plugin
 @_config
 @_set
-def report(results: str | None, out: str | None, overlay: str | None, assignments: tuple[str, ...], **options: Any) -> None:
+def report(
+    results: str | None,
+    out: str | None,
+    metrics: str | None,
+    plugins: tuple[str, ...],
+    overlay: str | None,
+    assignments: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Write tables (Markdown, LaTeX, CSV), figures (PDF, PNG), a page and a paper.tex from the records alone."""
     from harness.report import build_report
     from harness.report.choice import read_choice
+    from harness.report.measured import read_metrics
     from harness.staleness import Staleness
 
     config = _session(overlay, assignments, {"results": results}).config
     root = config.run.results
     # A page is looked at in a browser: that of a URL is written here.
     target = Path(out) if out else Path("report") if "://" in root else Path(root) / "report"
-    files = build_report(root, target, choice=read_choice(**options), words=config.words, judge=Staleness().stale_cells)
+    measures, choice = read_metrics(plugins, metrics), read_choice(**options)
+    files = build_report(root, target, choice=choice, words=config.words, judge=Staleness().stale_cells, measures=measures)
     click.echo(f"{files[0]}\n{len(files)} files in {target}: index.html, paper.tex, report.md, cells.csv, tables/, figures/")
 
 
@@ -324,6 +329,7 @@ def import_(source: str, results: str | None, overlay: str | None, assignments: 
 @click.argument("folders", nargs=-1, metavar="A [B]")
 @click.option("--methods", metavar="X,Y", help="With one folder: two of its methods, Y against X.")
 @click.option("--since", metavar="DATE", help="With one folder: what was made since (ISO 8601, UTC), against what was made before.")
+@click.option("--by-code", is_flag=True, help="With one folder: what the newest code made, against the same cells by the code before.")
 @click.option("--format", "form", type=click.Choice(["terminal", "md", "csv"]), default="terminal", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it into a file.")
 @click.option(
@@ -335,11 +341,14 @@ def import_(source: str, results: str | None, overlay: str | None, assignments: 
     metavar="[POINTS]",
     help="Exit 1 where B is significantly worse (Holm, 5 %), pooled or in a cell, by more than so many points; comes last, or with =.",
 )
-def compare(folders: tuple[str, ...], methods: str | None, since: str | None, form: str, out: Path | None, limit: float | None) -> None:
-    """Compare two results folders, two methods of one, or one before and since a date: differences, intervals, ties, what is missing."""
+def compare(
+    folders: tuple[str, ...], methods: str | None, since: str | None, by_code: bool, form: str, out: Path | None, limit: float | None
+) -> None:
+    """Compare two results folders, two methods of one, or one before and since a date or a change of code: differences, intervals, ties,
+    what is missing."""
     from harness.terminal import show_comparison
 
-    sys.exit(show_comparison(folders, methods, since, form, out, limit))
+    sys.exit(show_comparison(folders, methods, since, by_code, form, out, limit))
 
 
 @main.command()
@@ -466,17 +475,3 @@ def _session(overlay: str | None, assignments: tuple[str, ...], options: dict[st
     from harness.session import Session
 
     return Session.open(overlay, set=assignments, **options)
-
-
-def _list_protocols(overlay: str | None, assignments: tuple[str, ...], long: bool) -> None:
-    from harness.config import load_config
-
-    protocols = load_config(overlay, assignments).protocols
-    width = max((len(n) for n in protocols), default=0)
-    for name, section in protocols.items():
-        recipe = section.train
-        told = f"{recipe.optimizer} lr {recipe.lr:g}, {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule}"
-        click.echo(f"  {name:<{width}}  {told}")
-        if long:
-            for key, value in recipe.model_dump().items():
-                click.echo(f"  {'':<{width}}    {key} = {value}")

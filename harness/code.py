@@ -43,7 +43,7 @@ NEUTRAL = frozenset(
         "__init__.py", "data/__init__.py", "data/info.py", "errors.py", "job.py", "measure.py", "metrics.py", "names.py", "plugin.py",
         "code.py", "registry.py", "record.py", "spec.py", "store.py", "tasks/__init__.py", "words.py", "preview.py", "config.py",
         "worker.py", "data/reuse.py", "assets/__init__.py", "data/held_out.py", "guard.py", "space.py", "stopping.py", "text.py",
-        "clip_writer.py", "lease.py",
+        "clip_writer.py", "lease.py", "predictions.py",
     }
 )  # fmt: skip
 """Modules that tasks import and that decide no number; a test holds every import of a task to be in one of these tables."""

@@ -1,4 +1,5 @@
-"""Two results against each other: two folders, two methods of one, or one folder before and after a moment. Imports no torch.
+"""Two results against each other: two folders, two methods of one, or one folder before and after a moment or a change of code.
+Imports no torch.
 
 Differences are B minus A, paired by seed: the training seed of an evaluator does not depend on the method, nor on the folder. A cell is
 tested by a paired t-test over its shared seeds; pooled, blocks of (IPC, seed) by a sign-flip test, their evaluators averaged, because they
@@ -21,7 +22,7 @@ from harness.report.cells import ALPHA
 from harness.report.load import Results, load
 from harness.report.statistics import holm, paired_t, sign_flip, smallest_sign_flip_p, t_interval
 from harness.report.tables import DASH, Table, TableCell, TableRow, to_markdown
-from harness.report.versions import superseded
+from harness.report.versions import Lineage, superseded
 from harness.rows import Row, cell_rows
 from harness.store import Store
 from harness.words import p_value, points
@@ -134,6 +135,32 @@ def compare_times(store: Store, moment: str) -> Comparison:
 
     before = _rows_where(results, lambda record: not since(record))
     return _compare(f"before {moment}", before, f"since {moment}", _rows_where(results, since), _where)
+
+
+def compare_codes(store: Store) -> Comparison:
+    """What a change of code did to the cells of one results folder: the newest makings against those by the code before."""
+    results = load(store)
+    done = [r for r in results.records.values() if r.kind == "evaluate" and r.status == "done"]
+    newest: dict[str, Record] = {}
+    older: dict[str, Record] = {}
+    for record in sorted(done, key=lambda r: (r.provenance.ended_at, r.key)):
+        if (present := newest.get(record.identity)) is not None:
+            older[record.identity] = present
+        newest[record.identity] = record
+    if not older:
+        raise UsageError(f"no cell of {_name(store)} was made by two versions of the code")
+    rows = {row.key: row for row in cell_rows(results.records)}
+    a, b = [rows[r.key] for r in older.values()], [rows[newest[identity].key] for identity in older]
+    lineage = Lineage(results.records)
+    changed: dict[Where, set[str]] = {}
+    for identity, record in older.items():
+        then, now = lineage.codes(record), lineage.codes(newest[identity])
+        differ = [(kind, name) for kind, name in then if then[kind, name] != now.get((kind, name))]
+        what = {f"the harness for {kind}" if name == "harness" else name for kind, name in differ}
+        changed.setdefault(_where(rows[record.key]), set()).update(what)
+    found = _compare("older code", a, "newest code", b, _where)
+    cells = (replace(d, notes=(*(f"other code of {name}" for name in sorted(changed[d.where])), *d.notes)) for d in found.cells)
+    return replace(found, cells=tuple(cells))
 
 
 def _rows_where(results: Results, chosen: Callable[[Record], bool]) -> list[Row]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import ConfigError, UsageError, did_you_mean
 from harness.names import parse_list
 from harness.protocol import TrainingProtocol
-from harness.spec import HeldOut, Kind, Tuned
+from harness.spec import HeldOut, Keep, Kind, Tuned
 
 if TYPE_CHECKING:
     from harness.registry import Registry
@@ -47,7 +47,9 @@ class RunConfig(_Section):
     timeout: float = Field(gt=0)
     rerun: Literal["failed", "none", "all"]
     stale: Literal["rerun", "keep"]
+    asset_seeds: Literal["one", "run"] = "one"
     track: bool
+    predictions: Keep = "classes"
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
     plugins: tuple[str, ...]

@@ -18,15 +18,15 @@ CALIBRATION_BINS = 15
 
 def evaluate_network(
     model: nn.Module, test: Split, protocol: TrainingProtocol, device: torch.device | str, seed: int
-) -> tuple[dict[str, float], Arrays]:
+) -> tuple[dict[str, float], Arrays, Tensor]:
     """Test a network on a split.
 
-    Returns (metrics, arrays). Metrics, all in [0, 1]: ``accuracy`` (top-1), ``accuracy_top5``, ``ece`` (15 bins), and top-1 of the same
-    network when every test clip is shown as one of its frames repeated (``accuracy_single_frame``), with its frames permuted
+    Returns (metrics, arrays, logits). Metrics, all in [0, 1]: ``accuracy`` (top-1), ``accuracy_top5``, ``ece`` (15 bins), and top-1 of the
+    same network when every test clip is shown as one of its frames repeated (``accuracy_single_frame``), with its frames permuted
     (``accuracy_shuffled``) or backwards (``accuracy_reversed``). Arrays: ``per_class_accuracy`` (None for a class without
-    test clips) and ``correct``, the base64 of the packed top-1 bits in test-clip order.
+    test clips) and ``correct``, the base64 of the packed top-1 bits in test-clip order. Logits: (N, classes), float32 on the CPU.
     With ``protocol.test_passes`` above 1, or ``test_flip``, accuracy and accuracy_top5 are means over such passes; everything else, the
-    bitmap too, comes from one plain pass in order.
+    bitmap and the logits too, comes from one plain pass in order.
     seed: draws the frame that is repeated, the permutation of every clip, and what the passes vary.
     """
     labels, classes = test.labels, len(test.info.classes)
@@ -50,7 +50,7 @@ def evaluate_network(
         passes = [varied_pass(model, test, protocol, device, generator) for _ in range(protocol.test_passes)]
         for i, name in enumerate(("accuracy", "accuracy_top5")):
             metrics[name] = sum(p[i] for p in passes) / len(passes)
-    return metrics, Arrays(per_class_accuracy=per_class_accuracy(correct, labels, classes), correct=pack_bits(correct))
+    return metrics, Arrays(per_class_accuracy=per_class_accuracy(correct, labels, classes), correct=pack_bits(correct)), logits
 
 
 def varied_pass(

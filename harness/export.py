@@ -27,15 +27,16 @@ from harness.store import Store
 from harness.words import amount, percent, seconds
 
 LICENCES = {
-    "moving-digits": "made from the handwritten digits that scikit-learn ships (UCI, Optical Recognition of Handwritten Digits)",
-    "ucf101": "UCF101, University of Central Florida: https://www.crcv.ucf.edu/data/UCF101.php",
-    "miniucf": "UCF101, University of Central Florida: https://www.crcv.ucf.edu/data/UCF101.php",
-    "hmdb51": "HMDB51, Serre Lab, Brown University: https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
-    "kinetics400": "Kinetics-400: the videos are YouTube's and belong to who uploaded them",
-    "ssv2": "Something-Something v2: its licence agreement with its publisher",
-    "utd_mhad": "UTD-MHAD, University of Texas at Dallas: https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
+    "moving-digits": "see https://scikit-learn.org/stable/datasets/toy_dataset.html, whose handwritten digits they are made of",
+    "ucf101": "see https://www.crcv.ucf.edu/data/UCF101.php",
+    "miniucf": "see https://www.crcv.ucf.edu/data/UCF101.php",
+    "hmdb51": "HMDB by H. Kuehne, H. Jhuang, E. Garrote, T. Poggio, T. Serre, Creative Commons Attribution 4.0 International, says "
+    "http://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
+    "kinetics400": "see https://github.com/cvdfoundation/kinetics-dataset",
+    "ssv2": "see https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+    "utd_mhad": "see https://www.utdallas.edu/~kehtar/UTD-MHAD.html",
 }
-"""Whose terms hold for clips of a dataset."""
+"""Where the terms of a dataset stand; what they are only where its own page has been read."""
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,10 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _licence(spec: DistillSpec) -> str:
-    origin = LICENCES.get(spec.dataset.name, f"the videos of {spec.dataset.label}")
+    origin = LICENCES.get(spec.dataset.name, "see where its videos are from")
     return (
-        f"The clips derive from a training split: {origin}. Its terms hold for this set too; read them before you pass it on. "
-        "This card grants no rights."
+        f"The clips derive from the training split of {spec.dataset.label}: {origin}. Its terms hold for this set too; read them before "
+        "you pass it on. This card grants no rights."
     )
 
 

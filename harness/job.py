@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.data.info import DatasetInfo
-from harness.spec import Kind, Spec
+from harness.spec import Keep, Kind, Spec
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Job:
     results: folder or URL of the store. cache: folder of decoded clips. timeout: seconds without getting further.
     sweep: id of the command that runs it.
     origin: what the driver knows of its provenance: version, commit, platform, executor, concurrency. foreign: the plugins that it and
-    its inputs rest on and that are not built in; only tasks of the same ones share a process.
+    its inputs rest on and that are not built in; only tasks of the same ones share a process. predictions: what an evaluation keeps.
     """
 
     key: str
@@ -38,3 +38,4 @@ class Job:
     sweep: str
     origin: Mapping[str, object]
     foreign: tuple[str, ...] = ()
+    predictions: Keep = "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -161,7 +162,7 @@ class _Planner:
         for seed in run.seeds:
             for ipc in run.ipc:
                 for number, plugin in budgeted:
-                    distill = self._distill_key(number, ipc, 0 if plugin.deterministic else seed)
+                    distill = self._distill_key(number, ipc, 0 if plugin.deterministic else seed, self._asset_seed(seed))
                     for labels in _label_modes(run.labels, plugin.native_labels):
                         for evaluator, skip in zip(self.evaluators, skips, strict=True):
                             self._cell(self.methods[number], distill, ipc, labels, evaluator, skip, seed)
@@ -188,7 +189,7 @@ class _Planner:
     ) -> None:
         inputs = {"data": self.data, "distill": distill}
         if labels == "soft":
-            inputs["teacher"] = self._asset(Asset(TEACHER, {"evaluator": self._teacher(evaluator)}))
+            inputs["teacher"] = self._asset(Asset(TEACHER, {"evaluator": self._teacher(evaluator)}), self._asset_seed(seed))
         spec = EvaluateSpec(
             code=self._codes["evaluate"],
             dataset=self.dataset,
@@ -256,9 +257,9 @@ class _Planner:
         self._tuned[method.label] = tuned
         return method
 
-    def _add_distill(self, number: int, ipc: int, seed: int) -> str:
+    def _add_distill(self, number: int, ipc: int, seed: int, asset_seed: int | None) -> str:
         method, budget = self.methods[number], self._budget(ipc)
-        skip, assets, networks = self._needs(number, ipc)
+        skip, assets, networks = self._needs(number, ipc, asset_seed)
         spec = DistillSpec(
             code=self._codes["distill"],
             dataset=self.dataset,
@@ -273,11 +274,11 @@ class _Planner:
             self._add_quality(method, budget, seed, {"data": self.data, "distill": key, **self.judges})
         return key
 
-    def _needs_of(self, number: int, ipc: int) -> tuple[str | None, dict[str, str], dict[str, PluginSpec]]:
-        """Why a method declines a budget, or its assets and networks: the same for all seeds."""
+    def _needs_of(self, number: int, ipc: int, asset_seed: int | None) -> tuple[str | None, dict[str, str], dict[str, PluginSpec]]:
+        """Why a method declines a budget, or its assets and networks."""
         plugin: MethodPlugin = self.methods[number].create()
         skip = plugin.skip(self.info, self._budget(ipc))
-        return skip, {} if skip else self._declared_assets(plugin), self._networks(plugin)
+        return skip, {} if skip else self._declared_assets(plugin, asset_seed), self._networks(plugin)
 
     @cached_property
     def judges(self) -> dict[str, str] | None:
@@ -294,11 +295,19 @@ class _Planner:
         )
         self._add(f"{method.label} ipc {budget.ipc} seed {seed}", spec, inputs)
 
-    def _asset(self, asset: Asset) -> str:
-        return self._asset_key(asset.name, tuple(sorted(asset.params.items())))
+    def _asset_seed(self, seed: int) -> int | None:
+        """The seed of the assets of a cell of this seed; None: the one that they have by themselves."""
+        return seed if self.config.run.asset_seeds == "run" else None
 
-    def _add_asset(self, name: str, given: tuple[tuple[str, object], ...]) -> str:
+    def _asset(self, asset: Asset, seed: int | None = None) -> str:
+        return self._asset_key(asset.name, tuple(sorted(asset.params.items())), seed)
+
+    def _add_asset(self, name: str, given: tuple[tuple[str, object], ...], seed: int | None) -> str:
         params = dict(given)
+        if seed is not None:
+            fields = {field.name for field in dataclasses.fields(self.registry.load("asset", name))}
+            # Weights that come with the project have one seed, whatever is asked for.
+            params = {k: v for k, v in {"seed": seed, "shipped": False}.items() if k in fields and "seed" in fields} | params
         # Where a plugin leaves the teacher open, it is the run's.
         for asset, field_ in ((TEACHER, "evaluator"), (REFERENCE, "teacher")):
             if name == asset and params.get(field_) == "":
@@ -314,7 +323,7 @@ class _Planner:
             by_protocol=plugin.uses_protocol,
         )
         shown = ",".join(f"{k}={v}" for k, v in params.items())
-        inputs = {"data": self.data, **self._declared_assets(plugin)}
+        inputs = {"data": self.data, **self._declared_assets(plugin, seed)}
         return self._add(f"{name}[{shown}]" if shown else name, spec, inputs)
 
     def _teacher(self, evaluator: Resolved | None = None) -> str:
@@ -322,8 +331,8 @@ class _Planner:
         chosen = self.config.run.teacher
         return (evaluator or self.evaluators[0]).label if chosen == "same" else chosen
 
-    def _declared_assets(self, plugin: MethodPlugin | AssetPlugin) -> dict[str, str]:
-        return {name: self._asset(asset) for name, asset in plugin.assets(self.info).items()}
+    def _declared_assets(self, plugin: MethodPlugin | AssetPlugin, seed: int | None) -> dict[str, str]:
+        return {name: self._asset(asset, seed) for name, asset in plugin.assets(self.info).items()}
 
     def _networks(self, plugin: MethodPlugin | AssetPlugin) -> dict[str, PluginSpec]:
         return {name: self._network_spec(spec) for name, spec in plugin.networks().items()}

@@ -1,4 +1,4 @@
-"""What a plugin is: the four decorators, every hook that the harness calls, and the small objects that it hands to plugins.
+"""What a plugin is: the five decorators, every hook that the harness calls, and the small objects that it hands to plugins.
 
 A plugin is a class under one of the decorators. Its annotated attributes are its parameters: they need defaults, the text under each is
 its documentation, and the decorator makes the class a frozen dataclass of them, so that it needs no constructor. A ``__post_init__`` may
@@ -8,6 +8,7 @@ check them and raise ValueError. A parameter of type ``Path`` names a file or fo
     @evaluator("name")  EvaluatorPlugin: build(clip_shape, classes) -> nn.Module
     @dataset("name")    DatasetPlugin: classes(), items(split), read(item, clip_shape), digest()
     @asset("name")      AssetPlugin: build(train, context) -> tensors;  load(tensors, context) -> anything
+    @metric("name")     MetricPlugin: measure(predictions) -> numbers;  matrix(predictions) -> array
 
 The other hooks are optional: the decorator adds the defaults that stand in the classes below. The first line of the class docstring is what
 ``list`` shows. Decorators mark the class and register nothing: the registry finds it.
@@ -24,6 +25,7 @@ from harness.errors import DistilledSetError, PluginError
 from harness.seeds import derive_seed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
     from harness.data.info import ClipShape, DatasetInfo
     from harness.distilled import DistilledSet
     from harness.metrics import Metric
+    from harness.predictions import Predictions
     from harness.protocol import TrainingProtocol
     from harness.record import Cost
 
-KINDS = ("method", "evaluator", "dataset", "asset")
+KINDS = ("method", "evaluator", "dataset", "asset", "metric")
 ROOT_FIELD = "root"
 """The one field that is no parameter: a dataset that declares it is handed the folder of --data-root."""
 
@@ -209,7 +212,10 @@ class DatasetPlugin:
 
 
 class AssetPlugin:
-    """Something learned once from the training split and shared by cells. ``build`` and ``load`` are required."""
+    """Something learned once from the training split and shared by cells. ``build`` and ``load`` are required.
+
+    One with a parameter ``seed`` is made anew for every seed of a run with asset_seeds = "run"; a parameter ``shipped`` is then False.
+    """
 
     metrics: ClassVar[Sequence[Metric]] = ()
     """Title, unit and direction of what it puts into ``context.metrics``."""
@@ -233,6 +239,24 @@ class AssetPlugin:
         raise PluginError(f"{type(self).__name__} has no load(tensors, context)")
 
 
+class MetricPlugin:
+    """Numbers of tested networks that `report` computes from the predictions that evaluations kept: nothing is trained again.
+
+    One of ``measure`` and ``matrix`` is required. It has no part in the key of any task, and needs no torch.
+    """
+
+    metrics: ClassVar[Sequence[Metric]] = ()
+    """Title, unit and direction of what ``measure`` returns."""
+
+    def measure(self, predictions: Predictions) -> Mapping[str, float | None]:
+        """Numbers of one network by the names of ``metrics``; None where one cannot be had, as without logits."""
+        return {}
+
+    def matrix(self, predictions: Predictions) -> np.ndarray | None:
+        """(classes, classes) numbers of one network, a row for each true class; a table of its own shows their mean over seeds."""
+        return None
+
+
 @runtime_checkable
 class Embedding(Protocol):
     """A network with features."""
@@ -242,8 +266,14 @@ class Embedding(Protocol):
         ...
 
 
-Plugin = MethodPlugin | EvaluatorPlugin | DatasetPlugin | AssetPlugin
-_HOOKS: Mapping[str, type] = {"method": MethodPlugin, "evaluator": EvaluatorPlugin, "dataset": DatasetPlugin, "asset": AssetPlugin}
+Plugin = MethodPlugin | EvaluatorPlugin | DatasetPlugin | AssetPlugin | MetricPlugin
+_HOOKS: Mapping[str, type] = {
+    "method": MethodPlugin,
+    "evaluator": EvaluatorPlugin,
+    "dataset": DatasetPlugin,
+    "asset": AssetPlugin,
+    "metric": MetricPlugin,
+}
 C = TypeVar("C", bound=type)
 
 
@@ -288,3 +318,9 @@ def dataset(name: str) -> Callable[[C], C]:
 def asset(name: str) -> Callable[[C], C]:
     """Mark a class as the asset ``name``: something learned once from the training split and shared by cells; see AssetPlugin."""
     return _mark("asset", name)
+
+
+@dataclass_transform(frozen_default=True)
+def metric(name: str) -> Callable[[C], C]:
+    """Mark a class as the metric of predictions ``name``; see MetricPlugin."""
+    return _mark("metric", name)

@@ -1,8 +1,8 @@
-"""name -> plugin, for methods, evaluators, datasets and assets.
+"""name -> plugin, for methods, evaluators, datasets, assets and metrics of predictions.
 
 Plugins come from the built-in folders, from files named by --plugin, and from entry points (groups ``harness.methods``,
-``harness.evaluators``, ``harness.datasets``, ``harness.assets``). Built-in plugins are *described* from their source text, so that
-``list`` imports none of them; a plugin is imported when it is used, and an entry point's code only when its name is.
+``harness.evaluators``, ``harness.datasets``, ``harness.assets``, ``harness.metrics``). Built-in plugins are *described* from their source
+text, so that ``list`` imports none of them; a plugin is imported when it is used, and an entry point's code only when its name is.
 A registry is rebuilt from its plugin files inside every worker.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _ROOT = Path(__file__).resolve().parent.parent
-_BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets")
+_BUILT_IN = ("methods", "evaluators", "harness/data", "harness/assets", "harness/scores")
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 
 from harness.metrics import METRICS, Metric
 from harness.record import Phase, Record
-from harness.spec import AssetSpec, EvaluateSpec, Tuned, content_hash
+from harness.spec import AssetSpec, EvaluateSpec, Tuned
 
 Records = Mapping[str, Record]
 
 
 @dataclass(frozen=True)
 class AssetCost:
-    """What one asset cost to make, wherever it was made. elsewhere: how it came about, where it was not made in a task of its own."""
+    """What one asset cost to make, wherever it was made. elsewhere: how it came about, where it was not made in a task of its own.
+    key: of its record."""
 
     name: str
     seconds: float
     cpu_seconds: float | None
     device: str
     elsewhere: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Row:
     def accuracy(self) -> float | None:
         """Top-1 in [0, 1]."""
         return self.values.get("accuracy")
+
+    @property
+    def rerun(self) -> str:
+        """The command that makes this cell again; empty where it never ran."""
+        return f"python -m harness rerun {self.key[:12]}" if self.ended_at else ""
 
     @property
     def shape(self) -> str:
@@ -132,8 +139,8 @@ def cell_row(record: Record, records: Records, quality: Records) -> Row:
         declared=joined.declared(),
         assets=joined.assets,
         distill_key=record.inputs.get("distill"),
-        evaluator_digest=content_hash(spec.evaluator.keyed(code=True)),
-        recipe_digest=content_hash(spec.protocol.recipe.keyed()),
+        evaluator_digest=spec.evaluator.model_dump_json(exclude={"label"}),
+        recipe_digest=spec.protocol.recipe.model_dump_json(exclude_defaults=True),
         classes=tuple((joined.data.arrays.classes if joined.data else None) or ()),
         per_class_accuracy=tuple(record.arrays.per_class_accuracy or ()),
         correct=record.arrays.correct,
@@ -177,8 +184,9 @@ def _asset_cost(record: Record) -> AssetCost:
     phases = list(record.phases.values())
     seconds, cpu = sum(p.seconds for p in phases), total([p.cpu_seconds for p in phases])
     if record.cost is None:
-        return AssetCost(name, seconds, cpu, device)
-    return AssetCost(name, record.cost.seconds, record.cost.cpu_seconds, record.cost.device, record.cost.note or "made elsewhere")
+        return AssetCost(name, seconds, cpu, device, key=record.key)
+    made = record.cost
+    return AssetCost(name, made.seconds, made.cpu_seconds, made.device, made.note or "made elsewhere", record.key)
 
 
 def total(values: Sequence[float | None]) -> float | None:
@@ -260,7 +268,7 @@ class _Joined:
 
 
 def _measured(phase: Phase | None, name: str) -> float | None:
-    return None if phase is None else phase.model_dump()[name]
+    return None if phase is None else getattr(phase, name)
 
 
 def _quality_by_set(records: Records) -> dict[str, Record]:

@@ -127,7 +127,8 @@ def survey(plan: Plan, store: Store, rerun: str, stale: str = "rerun") -> RunSta
             return record is not None and record.status == "skipped"
         if record.status != "done":
             return rerun == "none"
-        return store.has_artifacts(record)
+        # Predictions may be deleted to save space: no number rests on them.
+        return store.has_artifacts(record, or_none=record.kind == "evaluate")
 
     wanted = [key for key in plan.leaves if not settled(plan.tasks[key])]
     wanted += [key for key in _upstream(plan, records) if key not in records or not store.has_artifacts(records[key], or_none=True)]
@@ -398,6 +399,7 @@ class _Run:
             sweep=self.sweep.id,
             origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running), "lost": self.lost[task.key]},
             foreign=task.foreign,
+            predictions=run.predictions,
         )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.data.cache import ClipCache
+    from harness.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,16 @@ class Session:
         method = self.registry.revive("method", record.spec.method).create()
         clips = materialise(method, stored, record.spec.dataset.clip_shape)
         return Distilled(clips, stored.labels, stored.soft_labels, self.info.classes)
+
+    def predictions(self, cell: Cell) -> Predictions:
+        """What the network of a cell said of each test clip. Raises StoreError where none were kept, or before it was run."""
+        from harness.predictions import read_predictions
+
+        record = self.store.read_record(cell.key)
+        found = None if record is None else read_predictions(self.store, record, self.info.classes)
+        if found is None:
+            raise StoreError(f"cell {cell.name!r} has no predictions in {self.store.shown}: run it, with predictions kept")
+        return found
 
     def _executor(self) -> Executor:
         if self.config.run.executor == "inline":

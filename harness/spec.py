@@ -25,11 +25,16 @@ Kind = Literal["data", "asset", "distill", "quality", "evaluate"]
 KINDS: tuple[Kind, ...] = ("data", "asset", "distill", "quality", "evaluate")
 """In the order in which tasks run: what others need comes first."""
 Labels = Literal["native", "hard", "soft"]
+Keep = Literal["none", "classes", "logits"]
+"""What an evaluation keeps of its predictions: nothing, the predicted classes, or the logits too."""
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def content_hash(value: Any) -> str:

@@ -61,7 +61,7 @@ def check_plugins(files: Sequence[str], small: Sequence[str], data_root: Path | 
 
 
 def show_comparison(
-    folders: Sequence[str], methods: str | None, since: str | None, form: str, out: Path | None, limit: float | None
+    folders: Sequence[str], methods: str | None, since: str | None, by_code: bool, form: str, out: Path | None, limit: float | None
 ) -> int:
     """Compare what the command line names, show it or write it, and return the exit code: 1 for a regression beyond ``limit`` points."""
     from harness import compare
@@ -69,18 +69,20 @@ def show_comparison(
     from harness.store import Store
 
     stores = [Store(folder) for folder in folders]
-    match len(stores), methods, since:
-        case 2, None, None:
+    match len(stores), methods, since, by_code:
+        case 2, None, None, False:
             found = compare.compare_folders(*stores)
-        case 1, str(), None:
+        case 1, str(), None, False:
             pair = parse_list(methods, "methods")
             if len(pair) != 2:
                 raise UsageError(f"--methods takes two methods, got {len(pair)}")
             found = compare.compare_methods(stores[0], *pair)
-        case 1, None, str():
+        case 1, None, str(), False:
             found = compare.compare_times(stores[0], since)
+        case 1, None, None, True:
+            found = compare.compare_codes(stores[0])
         case _:
-            raise UsageError("name two results folders, or one with --methods X,Y or --since DATE")
+            raise UsageError("name two results folders, or one with --methods X,Y, --since DATE or --by-code")
     console = Console(markup=False)
     text = {"md": compare.as_markdown, "csv": compare.as_csv}.get(form, lambda f: compare.as_text(f, max(console.width, 120)))(found)
     if out is None:

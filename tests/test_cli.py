@@ -314,3 +314,12 @@ def test_status_tells_what_is_there(harness: Harness) -> None:
     harness("run", "--ipc", "1", "--seeds", "1")
     told = harness("status").stdout
     assert "evaluate  3 done" in told and "sweep" in told
+
+
+def test_list_long_says_what_bench_toml_sets() -> None:
+    """Assets, the recipe of the whole split where it differs, and the parameters that protocols set."""
+    listed = CliRunner().invoke(main, ["list", "--long", "--set", "assets.teacher.seed=3"]).output
+    assert all(f"\n{kind}\n" in f"\n{listed}" for kind in ("methods", "evaluators", "datasets", "assets", "metrics", "protocols"))
+    assert "full.epochs = 5\n" in listed and "methods.gvd.compose = 1\n" in listed and "full.crop" not in listed
+    assert "  but 1 (quick, small-video)\n" in listed, "of gvd's compose"
+    assert "  but 3 (all protocols)\n" in listed, "of the teacher's seed"

@@ -15,6 +15,7 @@ from scipy import stats
 
 from harness.cli import main
 from harness.report.statistics import holm
+from harness.spec import DataSpec
 from tests.conftest import PROJECT
 from tests.report.records import Builder
 
@@ -142,6 +143,25 @@ def test_one_folder_before_and_since_a_change_of_code(tmp_path: Path) -> None:
     assert code == 2 and "is no date; write 2026-11-25" in output
 
 
+def test_one_folder_by_its_code(tmp_path: Path) -> None:
+    """The newest code against the code before, cell by cell and seed by seed; what only one code made is left out."""
+    root = folder(tmp_path / "both", {"dm": 0.05, "random": 0.0})
+    for month, digest, low in (("04", "2" * 12, 0.4), ("05", "3" * 12, 0.45)):
+        build = Builder(root, started=f"2026-{month}-01T10:00:00+00:00")
+        build.digest = digest
+        for seed in range(3):
+            build.evaluate("dm", 1, seed, build.distill("dm", 1, seed, preview=False), accuracy=low + 0.001 * seed, exact=True)
+    (cell,) = [r for r in rows(root, "--by-code") if r["scope"] == "cell"]
+    assert (float(cell["a"]), float(cell["b"]), cell["n"]) == (pytest.approx(0.401), pytest.approx(0.451), "3")
+    assert cell["method"] == "dm" and cell["ipc"] == "1" and cell["notes"] == "other code of method dm"
+    build.code = "j" * 12
+    build.data = build.write("data", DataSpec(code=build.code, dataset=build.dataset), {}, arrays={"classes": ["a"] * 6})
+    for seed in range(3):
+        build.evaluate("dm", 1, seed, build.distill("dm", 1, seed, preview=False), accuracy=0.5, exact=True)
+    (cell,) = [r for r in rows(root, "--by-code") if r["scope"] == "cell"]
+    assert float(cell["a"]) == pytest.approx(0.451) and "other code of the harness for distill" in cell["notes"]
+
+
 def test_what_else_differs_is_a_note(before: Path, tmp_path: Path) -> None:
     build = Builder(tmp_path / "gpu")
     build.device, build.libraries = "H100", {"torch": "2.15.0", "numpy": "2.3.0"}
@@ -154,9 +174,11 @@ def test_what_else_differs_is_a_note(before: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "name two results folders, or one with --methods X,Y or --since DATE"),
+        ((), "name two results folders, or one with --methods X,Y, --since DATE or --by-code"),
         (("BEFORE",), "name two results folders"),
         (("BEFORE", "BEFORE", "--methods", "a,b"), "name two results folders"),
+        (("BEFORE", "--by-code", "--since", "2026-03-15"), "name two results folders"),
+        (("BEFORE", "--by-code"), "was made by two versions of the code"),
         (("BEFORE", "--methods", "dm"), "--methods takes two methods, got 1"),
         (("BEFORE", "/nowhere"), "/nowhere has no finished cell to compare"),
     ],

@@ -43,7 +43,7 @@ def ramps(n: int = 40) -> Split:
 
 
 def test_controls_tell_a_network_that_sees_motion() -> None:
-    metrics, arrays = evaluate_network(LastMinusFirst(), ramps(), TrainingProtocol(test_batch=7), "cpu", seed=0)
+    metrics, arrays, _ = evaluate_network(LastMinusFirst(), ramps(), TrainingProtocol(test_batch=7), "cpu", seed=0)
     assert metrics["accuracy"] == 1.0 and metrics["accuracy_reversed"] == 0.0 and metrics["accuracy_top5"] == 1.0
     assert metrics["accuracy_single_frame"] == 0.5  # no change at all: always class 0
     assert 0.2 < metrics["accuracy_shuffled"] < 0.8
@@ -52,7 +52,7 @@ def test_controls_tell_a_network_that_sees_motion() -> None:
 
 
 def test_single_frames_are_drawn_from_the_whole_clip() -> None:
-    metrics, arrays = evaluate_network(FirstFrame(), ramps(400), TrainingProtocol(), "cpu", seed=0)
+    metrics, arrays, _ = evaluate_network(FirstFrame(), ramps(400), TrainingProtocol(), "cpu", seed=0)
     assert metrics["accuracy"] == 0.0 and metrics["accuracy_reversed"] == 1.0
     assert 0.4 < metrics["accuracy_single_frame"] < 0.6
     assert not unpack_bits(arrays.correct or "", 400).any()
@@ -83,8 +83,8 @@ def sides(n: int = 400) -> Split:
 
 
 def test_flips_in_the_test_are_an_option_with_a_name() -> None:
-    plain, _ = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(), "cpu", seed=0)
-    flipped, arrays = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(test_flip=True, test_passes=3), "cpu", seed=0)
+    plain, _, _ = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(), "cpu", seed=0)
+    flipped, arrays, _ = evaluate_network(LeftBrightness(), sides(), TrainingProtocol(test_flip=True, test_passes=3), "cpu", seed=0)
     assert plain["accuracy"] == 1.0
     assert 0.4 < flipped["accuracy"] < 0.6 and flipped["accuracy_top5"] == 1.0
     assert unpack_bits(arrays.correct or "", 400).all()
@@ -98,8 +98,8 @@ def test_passes_reshuffle_the_batches_that_restandardisation_sees() -> None:
     clips = bright.to(torch.uint8).view(-1, 1, 1, 1, 1).expand(60, T, 1, 2, 2).numpy()
     split = Split(clips, labels, torch.full((60,), T), [str(i) for i in range(60)], ramps().info)
     protocol = TrainingProtocol(standardise_batch=True, test_batch=3)
-    one, _ = evaluate_network(FirstFrame(), split, protocol, "cpu", seed=0)
-    three, _ = evaluate_network(FirstFrame(), split, protocol.model_copy(update={"test_passes": 3}), "cpu", seed=0)
+    one, _, _ = evaluate_network(FirstFrame(), split, protocol, "cpu", seed=0)
+    three, _, _ = evaluate_network(FirstFrame(), split, protocol.model_copy(update={"test_passes": 3}), "cpu", seed=0)
     assert one["accuracy"] != three["accuracy"] and one["accuracy_shuffled"] == three["accuracy_shuffled"]
 
 

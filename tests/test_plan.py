@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.plan import Plan, plan_run, walk
 from harness.registry import Registry
 from harness.seeds import derive_seed
+from harness.spec import AssetSpec
 from tests.conftest import TINY
 
 
@@ -126,3 +127,62 @@ def test_a_plan_is_frozen(bench: Path) -> None:
     cell = make(bench).cells[0]
     with pytest.raises(ValueError, match="frozen"):
         cell.seed = 3  # type: ignore[misc]
+
+
+SEEDED = '''
+from harness import Asset, asset, method
+
+
+@asset("diffusion")
+class Diffusion:
+    """Weights that may come with the project, on a codec of one making."""
+
+    seed: int = 0
+    """Its seed."""
+    shipped: bool = True
+    """Use them."""
+
+    def assets(self, info):
+        return {"codec": Asset("codec")}
+
+
+@asset("codec")
+class Codec:
+    """It has no seed."""
+
+
+@method("generative")
+class Generative:
+    """It needs the weights."""
+
+    deterministic = True
+
+    def assets(self, info):
+        return {"weights": Asset("diffusion")}
+'''
+
+
+def test_assets_have_one_seed_or_that_of_the_run(bench: Path, tmp_path: Path) -> None:
+    """Teachers and backbones are made for every seed where that is asked for; what judges sets, and what has no seed, is not."""
+    (tmp_path / "seeded.py").write_text(SEEDED, encoding="utf-8")
+
+    def plan(**run: Any) -> Plan:
+        given = {"methods": ["herding", "random", "generative"], "labels": ["hard", "soft"], "ipc": [1], "seeds": 2, "quality": True, **run}
+        return plan_with(load_config(bench, (), {**given, "plugins": [str(TINY), str(tmp_path / "seeded.py")]}))
+
+    def assets(plan: Plan, name: str) -> list[dict[str, Any]]:
+        return [t.spec.asset.params for t in plan.of_kind("asset") if isinstance(t.spec, AssetSpec) and t.spec.asset.name == name]
+
+    one, each = plan(), plan(asset_seeds="run")
+    assert [p["seed"] for p in assets(one, "teacher")] == [0] and sorted(p["seed"] for p in assets(each, "teacher")) == [0, 1]
+    assert assets(one, "diffusion") == [{"seed": 0, "shipped": True}]
+    assert assets(each, "diffusion") == [{"seed": 0, "shipped": False}, {"seed": 1, "shipped": False}], "shipped weights have one seed"
+    assert len(assets(each, "codec")) == len(assets(each, "feature_reference")) == 1
+    methods = ("herding", "random", "generative")
+    made = {
+        name: {method: {t.key for t in p.of_kind("distill") if t.name.startswith(method)} for method in methods}
+        for name, p in (("one", one), ("each", each))
+    }
+    assert [len(keys) for keys in made["one"].values()] == [1, 2, 1] and [len(keys) for keys in made["each"].values()] == [2, 2, 2]
+    assert made["one"]["random"] == made["each"]["random"] and made["one"]["herding"] < made["each"]["herding"], "seed 0 is the same"
+    assert {c.key for c in one.cells if c.seed == 0 and c.method != "generative"} <= {c.key for c in each.cells}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.conformance import assets, datasets, evaluators, methods, plugins
+from harness.conformance import assets, datasets, evaluators, methods, metrics, plugins
 from harness.conformance.subject import Check, NotApplicable, Subject
 from harness.conformance.tiny import ContextFactory
 from harness.errors import HarnessError, PluginError, UnknownNameError
@@ -22,7 +22,13 @@ from harness.plugin import KINDS
 from harness.registry import Registry
 
 __all__ = ["Check", "ContextFactory", "NotApplicable", "Result", "Subject", "check_files", "checks", "plugins_of", "run_checks"]
-_CHECKS = {"method": methods.CHECKS, "evaluator": evaluators.CHECKS, "dataset": datasets.CHECKS, "asset": assets.CHECKS}
+_CHECKS = {
+    "method": methods.CHECKS,
+    "evaluator": evaluators.CHECKS,
+    "dataset": datasets.CHECKS,
+    "asset": assets.CHECKS,
+    "metric": metrics.CHECKS,
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def plugins_of(registry: Registry, file: str | Path) -> list[tuple[str, str]]:
         if info.error is not None:
             raise PluginError(f"{file} cannot be loaded: {info.error}")
     if not infos:
-        raise PluginError(f"{file} has no plugin: put @method, @evaluator, @dataset or @asset above a class")
+        raise PluginError(f"{file} has no plugin: put @method, @evaluator, @dataset, @asset or @metric above a class")
     return [(kind, info.name) for kind, info in infos]
 
 

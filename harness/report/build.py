@@ -10,10 +10,12 @@ from pathlib import Path
 
 from harness import metrics
 from harness.errors import UsageError, did_you_mean
+from harness.plugin import MetricPlugin
 from harness.record import Record
-from harness.report.cells import MISSING, View, gather, methods
+from harness.report.cells import MISSING, CellResult, View, gather, methods
 from harness.report.choice import Choice, select
 from harness.report.compare import gains_table, pairwise_tables, rank_methods, rank_picture, rank_table
+from harness.report.ddranking import ddranking_tables
 from harness.report.document import Report, Section
 from harness.report.figures import Palette, Picture, accuracy_figure, cost_figure, make_palette
 from harness.report.group import Group
@@ -21,11 +23,12 @@ from harness.report.latex import to_latex, to_paper
 from harness.report.layouts import ablation_tables, cross_tables, overview_tables
 from harness.report.load import Results, load
 from harness.report.main_table import main_table
+from harness.report.measured import Measurer, matrix_tables
 from harness.report.page import render_page
 from harness.report.published import DEFAULT, gather_published, published_tables
 from harness.report.side_tables import controls_tables, cost_tables, failures_table, per_class_tables, quality_table, recorded_tables
 from harness.report.tables import Table, md, to_csv, to_markdown
-from harness.report.warnings import shared_assets, store_warnings, view_warnings
+from harness.report.warnings import store_warnings, view_warnings
 from harness.rows import Row
 from harness.store import Store
 from harness.text import csv_text
@@ -42,6 +45,7 @@ TABLES: tuple[Callable[[View], list[Table]], ...] = (
     gains_table,
     cross_tables,
     ablation_tables,
+    ddranking_tables,
     rank_table,
     pairwise_tables,
     cost_tables,
@@ -56,7 +60,7 @@ AXES = (
     *("dataset", "dataset_label", "shape", "method", "method_label", "ipc", "labels", "evaluator", "evaluator_label", "protocol", "seed"),
     *("status", "reason"),
 )
-ORIGIN = ("device", "ended_at", "sweep", "distill_key", "key")
+ORIGIN = ("device", "ended_at", "sweep", "distill_key", "key", "rerun")
 """What of a row stands in cells.csv before and after its numbers."""
 
 
@@ -69,18 +73,20 @@ def build_report(
     words: Mapping[str, Mapping[str, str]] | None = None,
     published: Path = DEFAULT,
     judge: Judge | None = None,
+    measures: Mapping[str, MetricPlugin] | None = None,
 ) -> list[Path]:
     """Write the report of a results folder; returns the files, the page first.
 
     choice: of results and outputs. formats: of FORMATS. words: method -> inline assignment -> what it means, such as
     {"gvd": {"guidance=0": "unguided diffusion"}}. judge: says which cells the present code did not make, as ``Staleness.stale_cells``
-    does; these are marked. Raises UsageError when there is nothing to report or a name is unknown.
+    does; these are marked. measures: label -> metric of predictions. Raises UsageError when there is
+    nothing to report or a name is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"unknown report format {name!r}{did_you_mean(name, FORMATS)}")
     draw = not {"pdf", "png", "html"}.isdisjoint(formats)
-    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw)
+    report = make_report(store_root, choice=choice, words=words, published=published, judge=judge, draw=draw, measures=measures)
     _check_place(report.results.store, Path(out_dir))
     return write_report(report, Path(out_dir), formats)
 
@@ -100,13 +106,15 @@ def make_report(
     published: Path = DEFAULT,
     judge: Judge | None = None,
     draw: bool = True,
+    measures: Mapping[str, MetricPlugin] | None = None,
 ) -> Report:
     """All tables, figures and warnings of a results folder. Pure but for the reading. draw: with figures."""
     choice, store = choice or Choice(), Store(store_root)
     every = load(store)
     if all(row.status == MISSING for row in every.rows):
         raise UsageError(f"no evaluated cell in {store.shown}: run something first (python -m harness run)")
-    results = select(every, choice)
+    measurer = Measurer(store, every.records, measures or {})
+    results = select(measurer.measure(every), choice)
     groups = gather(results.rows, choice.order)
     if choice.evaluators:
         groups = dict(sorted(groups.items(), key=lambda item: _wanted_place(item[1][0].rows[0], choice.evaluators)))
@@ -119,11 +127,17 @@ def make_report(
     stems: dict[str, list[Group]] = {}
     for group in groups:
         stems.setdefault(group.stem, []).append(group)
+    beside: dict[str, list[CellResult]] = {}
+    for cell in everything.values():
+        beside.setdefault(cell.group.dataset_stem, []).append(cell)
     views = [
-        View({g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names)
+        View(
+            {g: groups[g] for g in members}, said, results.records, marks, numbers, choice.digits, choice.columns, choice.names,
+            beside[members[0].dataset_stem],
+        )
         for members in stems.values()
     ]
-    sections = [_section(view, palette if draw else None, choice) for view in views]
+    sections = [_section(view, palette if draw else None, choice, measurer) for view in views]
     failures = failures_table(list(everything.values()), {**said, **choice.names})
     datasets = list(dict.fromkeys(row.dataset for row in results.rows))
     return Report(
@@ -132,7 +146,7 @@ def make_report(
         [table for table in overview_tables(views) if choice.shows(table.name)],
         failures if choice.wants("failures") else None,
         published_tables(datasets, numbers, choice.digits) if choice.wants("published") else [],
-        [*store_warnings(results, stale), *(warning for section in sections for warning in section.warnings)],
+        [*store_warnings(results, stale), *measurer.warnings(), *(warning for section in sections for warning in section.warnings)],
         {**said, **choice.names},
         choice.wants("previews"),
     )
@@ -150,17 +164,20 @@ def _marks(results: Results, stale: Mapping[str, Sequence[str]]) -> dict[str, li
     return marks
 
 
-def _section(view: View, palette: Palette | None, choice: Choice) -> Section:
-    remarks = [shared_assets(view)]
+def _section(view: View, palette: Palette | None, choice: Choice, measurer: Measurer) -> Section:
+    remarks = []
     if choice.wants("ranks") and isinstance(remark := rank_methods(view), str):
         remarks.append(remark)
+    tables = [table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])]
+    if choice.wants("matrix"):
+        tables += matrix_tables(view, measurer)
     pictures = [] if palette is None else [draw(view, palette) for draw in FIGURES]
     return Section(
         view.title,
         main=[main_table(view, group) for group in view.groups] if choice.wants("main") else [],
         figures=[picture for picture in pictures if picture is not None and choice.shows(picture.name)],
-        tables=[table for tabulate in TABLES for table in tabulate(view) if choice.wants(table.name.partition("-")[0])],
-        remarks=[remark for remark in remarks if remark],
+        tables=tables,
+        remarks=remarks,
         warnings=view_warnings(view),
     )
 

@@ -96,9 +96,7 @@ class CellResult:
         values = self.values(name)
         if not values:
             return None
-        metric = next((m for m in metrics.METRICS if m.name == name), None) or next(
-            (m for m in self.declared if m.name == name), Metric(name)
-        )
+        metric = metrics.BY_NAME.get(name) or next((m for m in self.declared if m.name == name), Metric(name))
         return max(values) if metric.aggregate == "max" else sum(values) / len(values)
 
     def differences(self, other: CellResult) -> list[float]:
@@ -113,6 +111,7 @@ class View:
     groups: differ in the evaluator alone. words: method label -> what to call it. records: all of the store, by key.
     marks: key of a row -> footnotes on the code that made it. published: numbers of papers on this dataset. digits: decimals of accuracies
     in %. columns: names of the metrics that tables of metrics show; empty: all that were measured. names: label -> what the user calls it.
+    beside: the cells of this dataset and clip shape under any protocol and labels.
     """
 
     groups: Mapping[Group, Sequence[CellResult]]
@@ -123,6 +122,7 @@ class View:
     digits: int = 1
     columns: Sequence[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[CellResult] = ()
 
     @property
     def first(self) -> Group:

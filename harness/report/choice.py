@@ -13,8 +13,8 @@ from harness.report.load import Results
 from harness.rows import Row
 
 OUTPUTS = (
-    *("main", "datasets", "leaderboard", "accuracy", "gains", "cross", "ablation", "cost", "storage", "quality", "recorded", "controls"),
-    *("training", "classes", "ranks", "pairs", "failures", "published", "previews"),
+    *("main", "datasets", "leaderboard", "accuracy", "gains", "cross", "ablation", "ddranking", "cost", "storage", "quality", "recorded"),
+    *("controls", "training", "classes", "matrix", "ranks", "pairs", "failures", "published", "previews"),
 )
 """What ``only`` names: kinds of tables and figures."""
 

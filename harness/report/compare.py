@@ -23,7 +23,7 @@ from harness.report.statistics import (
     holm,
     mcnemar,
     rank_range,
-    sign_flip,
+    sign_flips,
     smallest_sign_flip_p,
 )
 from harness.report.tables import DASH, TIED, Table, TableCell, TableRow
@@ -88,8 +88,7 @@ def _pairwise_table(view: View, group: Group, cells: Sequence[CellResult]) -> Ta
         return None
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     differences = {pair: list(block_differences(cells, *pair).values()) for pair in pairs}
-    ps = [sign_flip(d) if smallest_sign_flip_p(len(d)) <= ALPHA else None for d in differences.values()]
-    adjusted = dict(zip(pairs, holm(ps), strict=True))
+    adjusted = dict(zip(pairs, _corrected(list(differences.values())), strict=True))
     rows = []
     for a in names:
         shown = []
@@ -237,8 +236,16 @@ def shared_blocks(parts: Sequence[dict[tuple[int, int], float]]) -> dict[tuple[i
 
 def pair_cells(values: Sequence[Sequence[float]]) -> list[TableCell]:
     """A cell for each list of differences over blocks: mean and sign-flip test, Holm-corrected over all of them."""
-    adjusted = holm([sign_flip(d) if smallest_sign_flip_p(len(d)) <= ALPHA else None for d in values])
-    return [_pair_cell(d, p, None) for d, p in zip(values, adjusted, strict=True)]
+    return [_pair_cell(d, p, None) for d, p in zip(values, _corrected(values), strict=True)]
+
+
+def _corrected(values: Sequence[Sequence[float]]) -> list[float | None]:
+    """Holm's p of each list of differences; None where its test could not reach alpha."""
+    able = [i for i, d in enumerate(values) if smallest_sign_flip_p(len(d)) <= ALPHA]
+    ps: list[float | None] = [None] * len(values)
+    for i, p in zip(able, sign_flips([values[i] for i in able]), strict=True):
+        ps[i] = p
+    return holm(ps)
 
 
 def _pair_cell(differences: Sequence[float], p: float | None, networks: float | None) -> TableCell:

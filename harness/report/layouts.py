@@ -12,6 +12,7 @@ from harness.report.compare import block_differences, pair_cells, shared_blocks
 from harness.report.group import Group
 from harness.report.main_table import (
     accuracy_cell,
+    asset_words,
     device_words,
     full_cell,
     published_rows,
@@ -57,7 +58,8 @@ def _side_by_side(members: Sequence[tuple[View, Group]]) -> Table:
         rows.append(TableRow(TableCell(view.names.get(FULL, "full (whole training split)")), cells, reference=True))
     rows += published_rows(replace(view, published=[n for v, _ in members for n in v.published]), [(g, ipc) for _, g, ipc in columns])
     told = told_apart({f"{view.say(group.dataset)} IPC {ipc}": verdict for (group, ipc), verdict in verdicts.items()})
-    said = f"Top-1 test accuracy in %, {spread_words(n)}{told} {device_words(every)}"
+    made = " ".join(part for part in (asset_words(every, view), device_words(every)) if part)
+    said = f"Top-1 test accuracy in %, {spread_words(n)}{told} {made}"
     where = ", ".join(dict.fromkeys(view.say(group.dataset) for _, group in members))
     return Table(
         name=slug(f"datasets-{first.evaluator}-{first.protocol}-{first.labels}"),
@@ -171,7 +173,7 @@ def _cross_table(view: View, ipc: int) -> Table | None:
         caption=(
             f"Top-1 test accuracy in %, {spread_words(n)} Drop: accuracy on {home} minus the mean over the other "
             "networks in points, paired by "
-            f"seed. Every network trains on the same sets.{told} {device_words(every)}"
+            f"seed. Every network trains on the same sets.{told} {asset_words(every, view)} {device_words(every)}"
         ),
         across="evaluator",
         compact=True,

@@ -38,14 +38,15 @@ def main_table(view: View, group: Group) -> Table:
         rows.append(TableRow(label, (full_cell(full, view, max(1, len(columns))),), reference=True))
     rows += published_rows(view, [(group, ipc) for ipc in columns])
     told = told_apart({f"IPC {ipc}": verdict for ipc, verdict in verdicts.items()})
-    brief = f"Top-1 test accuracy in %, {spread_words(n)}{told} {device_words(cells)}".strip()
+    made = " ".join(part for part in (asset_words(cells, view), device_words(cells)) if part)
+    brief = f"Top-1 test accuracy in %, {spread_words(n)}{told} {made}".strip()
     return Table(
         name=group.name,
         title=view.name(group),
         corner="method",
         columns=tuple(f"IPC {ipc}" for ipc in columns) or ("accuracy",),
         rows=tuple(rows),
-        caption=" ".join(part for part in (_caption(group, columns, full is not None, n), told.strip(), device_words(cells)) if part),
+        caption=" ".join(part for part in (_caption(group, columns, full is not None, n), told.strip(), made) if part),
         across="IPC",
         brief=brief,
         compact=True,
@@ -124,6 +125,26 @@ def device_words(cells: Iterable[CellResult]) -> str:
     """The devices of what is shown."""
     devices = sorted({row.device for cell in cells for row in cell.done if row.device})
     return f"Device: {', '.join(devices)}." if devices else ""
+
+
+def asset_words(cells: Iterable[CellResult], view: View) -> str:
+    """Whether what several seeds rest on (a teacher, a backbone) has a seed for each of them, or one: then ± does not hold its chance."""
+    one, each = set(), set()
+    for cell in cells:
+        made: dict[str, set[str]] = {}
+        for row in cell.done if cell.n > 1 and cell.ipc is not None else ():
+            for cost in row.assets:
+                made.setdefault(cost.name, set()).add(cost.key)
+            if cell.group.labels == "soft" and row.key in view.records:
+                made.setdefault("teacher", set()).add(view.records[row.key].inputs.get("teacher", ""))
+        for name, keys in made.items():
+            (one if len(keys) == 1 else each).add(name.replace("_", " "))
+    said = []
+    if one:
+        said.append(f"One seed for all rows: {', '.join(sorted(one))}; ± and tests hold nothing of its chance.")
+    if each:
+        said.append(f"A seed for each row: {', '.join(sorted(each))}.")
+    return " ".join(said)
 
 
 def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> TableCell:

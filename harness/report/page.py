@@ -182,7 +182,8 @@ def _provenance(report: Report) -> str:
     return (
         f"<ul>{''.join(facts)}</ul><p>Commands:</p><ul>{''.join(items)}</ul>"
         f'<p class="muted">{plural(len(report.results.records), "record")} in <code>{escape(report.results.store.shown)}</code>. '
-        f"Reference row: {FULL}. The tooltip of every cell names the records behind it.</p>"
+        f"Reference row: {FULL}. The tooltip of every cell names the records behind it; "
+        "<code>python -m harness rerun KEY</code> makes one again, and cells.csv has that command for each.</p>"
     )
 
 

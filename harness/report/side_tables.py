@@ -68,13 +68,14 @@ def quality_table(view: View) -> list[Table]:
 
 
 def recorded_tables(view: View) -> list[Table]:
-    """What plugins recorded beside the harness's own metrics, for each evaluator: methods of their sets, networks of themselves."""
+    """What plugins recorded beside the harness's own metrics, for each evaluator: methods of their sets, networks of themselves, metrics
+    of predictions."""
     return [
         table
         for group, cells in view.groups.items()
         for table in _metric_table(
             f"recorded-{group.name}",
-            f"Recorded by methods and networks: {view.name(group)}",
+            f"Recorded by plugins: {view.name(group)}",
             list({metric.name: metric for cell in cells for metric in cell.declared}.values()),
             [(_label(view, cell), cell) for cell in cells if cell.declared],
             "As the plugins recorded it and describe it, the seeds put together as they say.",

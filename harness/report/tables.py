@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import html
 import io
 import re
@@ -72,7 +73,7 @@ class Table:
         over = [text for text, count in self.heads for _ in range(count)]
         return tuple(f"{head} {name}".strip() for head, name in zip(over, self.columns, strict=True)) if over else self.columns
 
-    @property
+    @functools.cached_property
     def notes(self) -> tuple[str, ...]:
         """Footnotes in order of first appearance, each once."""
         return tuple(dict.fromkeys(note for row in self.rows for cell in (row.label, *row.cells) for note in cell.notes))

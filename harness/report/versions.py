@@ -33,7 +33,7 @@ def superseded(records: Mapping[str, Record], sweeps: Sequence[Sweep] = ()) -> s
     sweeps: oldest first. What the newest sweep that planned the cell asked for counts as the newest, whenever it was made: results of
     other code that the user chose to keep, or of code that was changed and changed back.
     """
-    lineage, planned = _Lineage(records), {cell: {c.key for c in cells} for cell, (_, cells) in _newest_plans(sweeps).items()}
+    lineage, planned = Lineage(records), {cell: {c.key for c in cells} for cell, (_, cells) in _newest_plans(sweeps).items()}
     old: set[str] = set()
     for written, members in _by_cell(records).items():
         asked = {r.key for r in members if r.status in _VERDICTS and r.key in planned.get(written, ())}
@@ -55,7 +55,7 @@ def superseded(records: Mapping[str, Record], sweeps: Sequence[Sweep] = ()) -> s
 
 def made_by_other_code(current: Mapping[str, Record]) -> frozenset[str]:
     """Keys of finished evaluate records that other code made than the newest of their cell. current: records without the superseded."""
-    lineage = _Lineage(current)
+    lineage = Lineage(current)
     found: set[str] = set()
     for members in _by_cell(current).values():
         done = sorted((r for r in members if r.status == "done"), key=lambda r: (r.provenance.ended_at, r.key))
@@ -107,7 +107,7 @@ Codes = Mapping[tuple[Kind, str], set[str]]
 """(kind of task, what it is the code of) -> digests."""
 
 
-class _Lineage:
+class Lineage:
     """What records rest on; each is looked at once."""
 
     def __init__(self, records: Mapping[str, Record]) -> None:

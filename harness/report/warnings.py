@@ -56,24 +56,6 @@ def view_warnings(view: View) -> list[str]:
     return [f"{view.title}{'' if len(names) == len(view.groups) > 1 else ', ' + ', '.join(names)}: {text}" for text, names in where.items()]
 
 
-def shared_assets(view: View) -> str:
-    """The sentence on what several seeds share, so that no interval holds its spread; empty where there is nothing."""
-    seeds: dict[str, set[int]] = {}
-    for cell in view.cells:
-        for row in cell.done if cell.ipc is not None else ():
-            made = view.records.get(row.distill_key or "")
-            inputs = set(made.inputs.values()) if made is not None else set()
-            cell_record = view.records.get(row.key)
-            inputs |= set(cell_record.inputs.values()) if cell_record is not None else set()
-            for key in inputs:
-                seeds.setdefault(key, set()).add(row.seed)
-    shared = {key for key, used in seeds.items() if len(used) > 1 and key in view.records and view.records[key].kind == "asset"}
-    if not shared:
-        return ""
-    names = sorted({view.records[key].name for key in shared}, key=natural_key)
-    return f"Made once and shared by all seeds, so that no ± and no interval holds its spread: {', '.join(names)}."
-
-
 def group_warnings(group: Group, cells: Sequence[CellResult]) -> list[str]:
     """Warnings about one table, without its name."""
     found = []

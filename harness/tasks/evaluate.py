@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness import predictions
 from harness.data.info import DatasetInfo
 from harness.evaluation import evaluate_network
 from harness.plugin import Context, EvaluatorPlugin
@@ -32,9 +33,11 @@ def run(work: Work) -> None:
     evaluator.measure(model, context)
     work.keep(context, evaluator)
     with work.phases.measure("test"), torch.no_grad():
-        metrics, arrays = evaluate_network(model, data.test, protocol, work.device, seed)
+        metrics, arrays, logits = evaluate_network(model, data.test, protocol, work.device, seed)
     work.draft.metrics.update(metrics)
     work.draft.arrays = arrays
+    if work.job.predictions != "none":
+        work.write_artifact(predictions.FILE, predictions.pack(data.test.labels.numpy(), logits.numpy(), work.job.predictions == "logits"))
 
 
 def train(

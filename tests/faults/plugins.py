@@ -68,7 +68,7 @@ POLLUTIONS: dict[str, Callable[[], object]] = {
     "numpy": _set(np, "clip", lambda a, *b, **k: a * 0),
     "cos": _set(math, "cos", lambda x: 0.0),
     "training": lambda: setattr(sys.modules["harness.training"], "_loss", _wrong_loss),
-    "evaluation": lambda: setattr(sys.modules["harness.tasks.evaluate"], "evaluate_network", lambda *a, **k: ({"accuracy": 1.0}, None)),
+    "evaluation": lambda: setattr(sys.modules["harness.tasks.evaluate"], "evaluate_network", lambda *a: ({"accuracy": 1.0}, None, None)),
     "hook": lambda: nn.modules.module.register_module_forward_hook(lambda m, i, o: o * 0),
     "optimiser-hook": lambda: sys.modules["torch.optim.optimizer"].register_optimizer_step_pre_hook(_raise),
     "cwd": lambda: os.chdir("/"),

@@ -101,6 +101,7 @@ def test_cells_are_there_for_everybodys_own_analysis(built: Path) -> None:
     done = [cell for cell in cells if cell["status"] == "done"]
     assert all(0 <= float(cell["accuracy"]) <= 1 and float(cell["relative_accuracy"]) > 0 for cell in done)
     assert all(cell["peak_gpu_mib"] == "" for cell in cells), "unmeasured is empty"
+    assert all(cell["rerun"] == f"python -m harness rerun {cell['key'][:12]}" for cell in cells)
     assert {cell["ipc"] for cell in cells} == {"", "1", "5", "10"} and {cell["status"] for cell in cells} == {"done", "failed", "oom"}
     assert {cell["videos_generated"] for cell in done if cell["method"] == "gvd"} == {"40.0", "200.0", "400.0"}
 

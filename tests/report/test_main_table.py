@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from scipy import stats
 from harness.metrics import METRICS
 from harness.report.cells import CellResult, Verdict, View, gather, judge
 from harness.report.group import Group
+from harness.report.load import load
 from harness.report.main_table import main_table
 from harness.report.tables import DASH, Table, TableCell, TableRow
 from harness.rows import Row, with_relative_accuracy
+from tests.report.records import Builder
 
 NAMES = {metric.name for metric in METRICS}
 
@@ -245,3 +248,17 @@ def test_a_set_that_makes_more_videos_than_its_budget_says_so() -> None:
     made = table(rows)
     plain, composed = (" ".join(r.cells[0].details) for r in made.rows)
     assert "40 videos" in composed and "videos" not in plain
+
+
+def test_the_caption_says_which_assets_have_one_seed(tmp_path: Path) -> None:
+    build = Builder(tmp_path)
+    one = build.teacher("convnet3d")
+    for seed in range(2):
+        own = build.asset("video_diffusion", {"seed": seed})
+        build.evaluate("gvd", 1, seed, build.distill("gvd", 1, seed, assets={"teacher": one, "backbone": own}))
+        build.evaluate("random", 1, seed, build.distill("random", 1, seed))
+    results = load(tmp_path)
+    view = View(gather(results.rows), {}, results.records)
+    table = main_table(view, view.first)
+    said = "One seed for all rows: teacher; ± and tests hold nothing of its chance. A seed for each row: video diffusion."
+    assert said in table.caption and said in table.brief

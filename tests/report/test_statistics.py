@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from harness.report.statistics import (
     paired_t,
     sample_std,
     sign_flip,
+    sign_flips,
     smallest_sign_flip_p,
     t_interval,
 )
@@ -108,3 +110,13 @@ def test_ranks_and_friedman() -> None:
     assert average_ranks(scores).tolist() == [1.25, 1.875, 2.875]
     assert friedman(scores) == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
     assert friedman(np.ones((6, 3))) == 1.0
+
+
+def test_several_sign_flip_tests_are_the_single_ones() -> None:
+    """In one product as in many, exact and drawn, of any lengths."""
+    rng = np.random.default_rng(3)
+    several = [rng.normal(0.3, 1, n).tolist() for n in (5, 20, 0, 5, 20, 1, *[20] * 40)]
+    assert sign_flips(several, draws=2000) == [sign_flip(d, draws=2000) for d in several]
+    exact = np.array(several[0])
+    every = [abs(float(exact @ np.array(s))) for s in itertools.product((1, -1), repeat=5)]
+    assert sign_flips(several)[0] == pytest.approx(np.mean(np.array(every) >= abs(exact.sum()) - 1e-9))
