@@ -136,13 +136,24 @@ def test_a_time_limit_counts_from_the_last_progress_on_ray(monkeypatch: pytest.M
     now, beats, killed = [0.0], {"a": {"done": 0, "total": 9}, "b": {"done": 0, "total": 9}}, []
     monkeypatch.setattr("harness.executors.ray.time", SimpleNamespace(monotonic=lambda: now[0]))
     executor: Any = object.__new__(ray.RayExecutor)
-    executor._ray = SimpleNamespace(kill=killed.append)
+    executor._busy, executor._ray = {}, SimpleNamespace(kill=killed.append)
     executor._store = SimpleNamespace(read_json=lambda name: beats.get(name[8:-5]), remove=lambda name: None)
-    tasks = {name: ray._Running(SimpleNamespace(key=name, timeout=10), SimpleNamespace(actor=name)) for name in ("a", "b", "c")}  # type: ignore[arg-type]
-    executor._busy = dict(tasks)
+    for name in ("a", "b", "c"):
+        job: Any = SimpleNamespace(key=name, timeout=10, kind="evaluate")
+        slot: Any = SimpleNamespace(actor=name)
+        executor._busy[name] = ray._Running(job, slot)
     outcomes = []
     for step in range(4):
         now[0], beats["a"] = 6.0 * step, {"done": step, "total": 9}
         outcomes += executor._expire()
     assert killed == ["b"] and set(executor._busy) == {"a", "c"}
     assert [(o.key, o.status, o.reason) for o in outcomes] == [("b", "timeout", "made no progress for 10 s, its limit")]
+
+
+@pytest.mark.slow
+def test_a_task_of_its_own_process_that_gets_further_outlives_its_limit(harness: Harness, tmp_path: Path) -> None:
+    """A minute of steps under a limit of eight seconds."""
+    done = harness(
+        "run", "--executor", "ray", "--methods", "misbehave[how=sleep]", "--ipc", "1", "--seeds", "1", "--no-reference", "--timeout", "8"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -13,22 +13,27 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 
 from harness.errors import HarnessError
 from harness.executors import Outcome
-from harness.executors.inline import run_within_limit
 from harness.job import Job
+from harness.record import Record
+from harness.worker import TaskTimeout
 
 PRELOADED = ("torch", "sklearn.cluster", "harness.worker", "harness.tasks.asset", "harness.tasks.distill")
 """What the server imports: all that most methods need, and nothing that starts threads or touches a GPU."""
 _SET_PARENT_DEATH_SIGNAL = 1
+_FURTHER, _QUIET_SECONDS = "further", 0.5
+"""What a task sends when it got further, and the time between two of these."""
 
 
 def run_in_clean_process(job: Job) -> Outcome:
-    """Run a task in a process of its own, which ends with this one; once it is over, all that it started is killed.
+    """Run a task in a process of its own, which ends with this one. Once it is done, or got no further for as long as its time limit, all
+    that it started is killed.
 
     Raises what the task's worker raises: StoreError where no record could be written.
     """
@@ -39,9 +44,11 @@ def run_in_clean_process(job: Job) -> Outcome:
     with _main_left_out():
         process.start()
     sender.close()
+    answer: Record | HarnessError | str | None = _FURTHER
     try:
-        connection.wait([receiver, process.sentinel])
-        answer = _answer(receiver)
+        while answer == _FURTHER:
+            ready = connection.wait([receiver, process.sentinel], timeout=job.timeout)
+            answer = _answer(receiver)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid or 0, signal.SIGKILL)
@@ -49,18 +56,19 @@ def run_in_clean_process(job: Job) -> Outcome:
         receiver.close()
     if isinstance(answer, HarnessError):
         raise answer
-    if answer is not None:
-        return answer
+    if isinstance(answer, Record):
+        return Outcome(job.key, answer, answer.status, answer.reason)
+    if not ready:
+        return Outcome(job.key, None, "timeout", str(TaskTimeout(job.timeout)))
     return Outcome(job.key, None, "failed", f"the worker process died ({_how(process.exitcode)})")
 
 
-def _answer(receiver: Connection) -> Outcome | HarnessError | None:
-    """What the process has sent; None where it sent nothing."""
+def _answer(receiver: Connection) -> Record | HarnessError | str | None:
+    """What the process has sent, ``_FURTHER`` or how it ended; None where it sent nothing."""
     try:
-        answer: Outcome | HarnessError | None = receiver.recv() if receiver.poll() else None
+        return receiver.recv() if receiver.poll() else None
     except EOFError:
         return None
-    return answer
 
 
 def _how(code: int | None) -> str:
@@ -74,8 +82,18 @@ def _run(job: Job, sender: Connection) -> None:
     """In the new process."""
     os.setsid()
     _end_with_parent()
+    from harness.worker import run_job
+
+    told = time.monotonic()
+
+    def on_progress() -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told > _QUIET_SECONDS:
+            told = now
+            sender.send(_FURTHER)
+
     try:
-        sender.send(run_within_limit(job))
+        sender.send(run_job(job, on_progress))
     except HarnessError as error:
         sender.send(error)
 

@@ -41,9 +41,13 @@ class InlineExecutor:
             changed = ", ".join(GUARD.stuck)
             raise HarnessError(f"a plugin changed this process for good ({changed}): run the same command again, what is done is kept")
         self._running = job = self._queue.pop(0)
-        outcome = run_within_limit(job)
+        try:
+            record = _with_time_limit(job)
+        except TaskTimeout as error:  # as the task was being closed
+            self._running = None
+            return [Outcome(job.key, None, "timeout", str(error))]
         self._running = None
-        return [outcome]
+        return [Outcome(job.key, record, record.status, record.reason)]
 
     def notes(self) -> list[str]:
         return []
@@ -53,15 +57,6 @@ class InlineExecutor:
         self._queue.clear()
         self._running = None
         return keys
-
-
-def run_within_limit(job: Job) -> Outcome:
-    """Run a task in this process, within its time limit where this is the main thread."""
-    try:
-        record = _with_time_limit(job)
-    except TaskTimeout as error:  # as the task was being closed
-        return Outcome(job.key, None, "timeout", str(error))
-    return Outcome(job.key, record, record.status, record.reason)
 
 
 def _with_time_limit(job: Job) -> Record:
