@@ -129,7 +129,8 @@ def device_words(cells: Iterable[CellResult]) -> str:
 
 def asset_words(cells: Iterable[CellResult], view: View) -> str:
     """Whether what several seeds rest on (a teacher, a backbone) has a seed for each of them, or one: then ± does not hold its chance."""
-    one, each = set(), set()
+    one: set[str] = set()
+    each: set[str] = set()
     for cell in cells:
         made: dict[str, set[str]] = {}
         for row in cell.done if cell.n > 1 and cell.ipc is not None else ():
