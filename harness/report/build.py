@@ -102,7 +102,7 @@ def _check_place(store: Store, out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection inside: thousands of records hold no cycles, and walking over them again and again takes a tenth of the time."""
+    """No garbage collection inside: thousands of records hold no cycles, and walking over them again and again takes its time."""
     was = gc.isenabled()
     gc.disable()
     try:
