@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from harness.metrics import METRICS, Metric
 from harness.record import Phase, Record
@@ -136,7 +137,7 @@ def cell_row(record: Record, records: Records, quality: Records) -> Row:
         seed=spec.seed,
         params=spec.method.params,
         values=joined.values(),
-        declared=joined.declared(),
+        declared=joined.declared,
         assets=joined.assets,
         distill_key=record.inputs.get("distill"),
         evaluator_digest=spec.evaluator.model_dump_json(exclude={"label"}),
@@ -213,12 +214,12 @@ class _Joined:
 
     def values(self) -> dict[str, float | None]:
         own = {metric.name: self._read(metric) for metric in METRICS}
-        return {**{metric.name: self._recorded(metric.name) for metric in self.declared()}, **own}
+        return {**{metric.name: self._recorded(metric.name) for metric in self.declared}, **own}
 
+    @cached_property
     def declared(self) -> tuple[Metric, ...]:
         """What plugins recorded of this cell's set and network beside the harness's own metrics."""
-        known = {metric.name for metric in METRICS}
-        found: dict[str, Metric] = {}
+        known, found = {metric.name for metric in METRICS}, dict[str, Metric]()
         for record in (self.cell, None if self.is_reference else self.made):
             if record is not None:
                 described = {metric.name: metric for metric in record.declared}

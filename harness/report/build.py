@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
 import io
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import metrics
@@ -98,6 +100,19 @@ def _check_place(store: Store, out_dir: Path) -> None:
         raise UsageError(f"{out_dir} is a link that leads out of the results folder: remove it, or name another folder with --out")
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection inside: thousands of records hold no cycles, and walking over them again and again takes its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_uncollected()
 def make_report(
     store_root: str | Path,
     *,

@@ -14,6 +14,7 @@ from harness.report.group import Group
 from harness.report.published import Published, of_group, published_cell
 from harness.report.statistics import paired_t, t_interval
 from harness.report.tables import BEATS_RANDOM, DASH, TIED, Table, TableCell, TableRow
+from harness.rows import Row
 from harness.words import amount, percent, plural, points, seconds
 
 
@@ -129,22 +130,30 @@ def device_words(cells: Iterable[CellResult]) -> str:
 
 def asset_words(cells: Iterable[CellResult], view: View) -> str:
     """Whether what several seeds rest on (a teacher, a backbone) has a seed for each of them, or one: then ± does not hold its chance."""
-    one, each = set(), set()
+    one: set[str] = set()
+    each: set[str] = set()
     for cell in cells:
-        made: dict[str, set[str]] = {}
-        for row in cell.done if cell.n > 1 and cell.ipc is not None else ():
-            for cost in row.assets:
-                made.setdefault(cost.name, set()).add(cost.key)
-            if cell.group.labels == "soft" and row.key in view.records:
-                made.setdefault("teacher", set()).add(view.records[row.key].inputs.get("teacher", ""))
-        for name, keys in made.items():
-            (one if len(keys) == 1 else each).add(name.replace("_", " "))
+        rows = cell.done if cell.n > 1 and cell.ipc is not None else ()
+        found = [_assets(row, view) for row in rows]
+        for name in {name for assets in found for name in assets}:
+            alike = len({frozenset(assets.get(name, ())) for assets in found}) == 1
+            (one if alike else each).add(name.replace("_", " "))
     said = []
     if one:
-        said.append(f"One seed for all rows: {', '.join(sorted(one))}; ± and tests hold nothing of its chance.")
+        said.append(f"One for all seeds: {', '.join(sorted(one))}; ± and tests hold nothing of its chance.")
     if each:
-        said.append(f"A seed for each row: {', '.join(sorted(each))}.")
+        said.append(f"One for each seed: {', '.join(sorted(each))}.")
     return " ".join(said)
+
+
+def _assets(row: Row, view: View) -> dict[str, set[str]]:
+    """Name -> keys of the assets that a row rests on, with the teacher of its labels."""
+    found: dict[str, set[str]] = {}
+    for cost in row.assets:
+        found.setdefault(cost.name, set()).add(cost.key)
+    if row.labels == "soft" and row.key in view.records:
+        found.setdefault("teacher", set()).add(view.records[row.key].inputs.get("teacher", ""))
+    return found
 
 
 def _label(method: str, cells: Sequence[CellResult], group: Group, view: View) -> TableCell:

@@ -260,5 +260,5 @@ def test_the_caption_says_which_assets_have_one_seed(tmp_path: Path) -> None:
     results = load(tmp_path)
     view = View(gather(results.rows), {}, results.records)
     table = main_table(view, view.first)
-    said = "One seed for all rows: teacher; ± and tests hold nothing of its chance. A seed for each row: video diffusion."
+    said = "One for all seeds: teacher; ± and tests hold nothing of its chance. One for each seed: video diffusion."
     assert said in table.caption and said in table.brief

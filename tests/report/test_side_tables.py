@@ -132,6 +132,7 @@ def test_a_new_metric_appears_by_itself(
 ) -> None:
     for module in (metrics, rows):
         monkeypatch.setattr(module, "METRICS", (*METRICS, metric))
+    monkeypatch.setitem(metrics.BY_NAME, metric.name, metric)
     build = Builder(tmp_path)
     for seed in range(2):
         value = {metric.name: 0.25 + seed / 4}
