@@ -32,7 +32,7 @@ class ClipWriter:
         with open(path, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), size)
         self._notes = np.memmap(notes, np.bool_, "r+")
-        self.clip_shape = shape[1:]
+        self.clip_shape, self._parts = shape[1:], parts
         self.rows = torch.from_numpy(np.frombuffer(self._map, np.uint8).reshape(shape))
         """The clips as one tensor, to write parts of them in place; ``note`` then says which videos are written."""
 
@@ -44,14 +44,14 @@ class ClipWriter:
         return bool(self._notes[first : first + count].all())
 
     def write(self, first: int, clips: Tensor) -> None:
-        """Write clips (B, T, C, H, W) uint8 as number first, first + 1, ... Raises DistilledSetError where they do not fit."""
+        """Write whole clips (B, T, C, H, W) uint8 as number first, first + 1, ... Raises DistilledSetError where they do not fit."""
         if clips.dtype != torch.uint8 or tuple(clips.shape[1:]) != self.clip_shape or not 0 <= first <= len(self) - len(clips):
             raise DistilledSetError(
                 f"clips {first} to {first + len(clips) - 1} of {len(self)} must be uint8 of shape (B, T, C, H, W) = "
                 f"{('B', *self.clip_shape)}, got {clips.dtype} of shape {tuple(clips.shape)}"
             )
         self.rows[first : first + len(clips)] = clips
-        self.note(first, len(clips))
+        self.note(first * self._parts, len(clips) * self._parts)
 
     def note(self, first: int, count: int) -> None:
         """Say that the videos number first, first + 1, ... are in ``rows``. What was touched of these leaves this process's memory."""

@@ -3,10 +3,10 @@
     python -m tests.bench.memory                           # IPC 1, 10, 50, 200: 20 GB of disk, 13 of them at once
     python -m tests.bench.memory --classes 10 --ipc 1,10,50 --methods drawn
 
-Two figures for each command, in MiB. "peak" is what the report shows: the largest resident size of the phase, VmHWM of /proc/self/status,
+Two figures, in MiB. "peak" is what the report shows: the largest resident size of the phase, VmHWM of /proc/self/status,
 which counts pages of memory-mapped files that are resident at the moment, though the system takes them back when it needs them.
-"anonymous" is the largest RssAnon of the whole command, looked at every 5 milliseconds from outside: what the process needs. One command
-makes the set and evaluates it, another evaluates it again.
+"anonymous" is the largest RssAnon of the whole command, which makes the set, stores it and evaluates it, looked at every 20 milliseconds
+from outside: what the process needs. Every set is made by a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.record import Record
 from harness.store import Store
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -52,7 +51,7 @@ def peaks(command: list[str], environment: dict[str, str]) -> float:
         except OSError:
             break
         most = max(most, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
-        time.sleep(0.005)
+        time.sleep(0.02)
     if process.wait():
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
     return most / 1024
@@ -61,7 +60,7 @@ def peaks(command: list[str], environment: dict[str, str]) -> float:
 def measure(folder: Path, method: str, ipc: int, arguments: argparse.Namespace) -> None:
     """Print the row of one set; it is removed."""
     results = folder / "results"
-    per_class = 1 if method.startswith("drawn") else max(map(int, arguments.ipc.split(",")))  # what is drawn needs no clips
+    per_class = max(map(int, arguments.ipc.split(",")))
     dataset = f"large[classes_={arguments.classes},per_class={per_class}]"
     line = [sys.executable, "-m", "harness", "run", "--config", str(folder / "bench.toml"), "--plugin", str(PLUGINS), "--dataset", dataset]
     line += [
@@ -77,19 +76,14 @@ def measure(folder: Path, method: str, ipc: int, arguments: argparse.Namespace) 
         f"run.cache={folder / 'cache'}",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    anonymous = [peaks([*line, "--seeds", seeds], environment) for seeds in ("0,", "1,")]
+    anonymous = peaks([*line, "--seeds", "1"], environment)
     records = Store(results).read_records()[0].values()
-    shown: list[str] = [method, str(ipc)]
-    for record, need in zip((_of(records, "distill"), _of(records, "evaluate")), anonymous, strict=True):
-        phases = [phase.peak_cpu_mib or 0.0 for name, phase in record.phases.items() if name != "load"]
-        shown += [f"{max(phases):.0f}", f"{need:.0f}", f"{record.provenance.seconds:.0f}"]
-    size = _of(records, "distill").artifacts["distilled.safetensors"].bytes
-    print(f"| {shown[0]} | {shown[1]} | {size / 2**20:.0f} | {' | '.join(shown[2:])} |", flush=True)  # noqa: T201
+    made, tested = (next(r for r in records if r.kind == kind and r.status == "done") for kind in ("distill", "evaluate"))
+    figures = [made.artifacts["distilled.safetensors"].bytes / 2**20]
+    figures += [record.phases[name].peak_cpu_mib or 0.0 for record, name in ((made, "distill"), (tested, "train"), (tested, "test"))]
+    seconds = [record.provenance.seconds for record in (made, tested)]
+    print(f"| {method} | {ipc} | {' | '.join(f'{value:.0f}' for value in [*figures, anonymous, *seconds])} |", flush=True)  # noqa: T201
     shutil.rmtree(results)
-
-
-def _of(records: object, kind: str) -> Record:
-    return next(r for r in records if r.kind == kind and r.status == "done")  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -99,7 +93,7 @@ def main() -> None:
     parser.add_argument("--methods", default="drawn;random;drawn[layout=grid,compose=4]", help="methods, with semicolons between them")
     parser.add_argument("--folder", help="where the files lie; by default in the system's temporary folder")
     arguments = parser.parse_args()
-    heads = ("method", "IPC", "set MiB", "distill peak MiB", "anonymous", "s", "evaluate peak MiB", "anonymous", "s")
+    heads = ("method", "IPC", "set", "peak of distilling", "of training", "of testing", "anonymous", "s to distil", "s to evaluate")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)  # noqa: T201
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         (Path(name) / "bench.toml").write_text(BENCH, encoding="utf-8")

@@ -64,8 +64,8 @@ def test_flips_only_where_they_keep_the_label(context: Context) -> None:
     ramp = torch.arange(32, dtype=torch.uint8).expand(1, *SHAPE) * 8
     teacher = nn.Sequential()
     teacher.forward = lambda clips: torch.stack([clips[..., 0].mean((1, 2, 3)), clips[..., -1].mean((1, 2, 3))], 1)  # type: ignore[method-assign]
-    kept, _ = method.easiest_crop(ramp, 0, teacher, context)
+    kept = method.easiest_crop(ramp, 0, teacher, context).cut(ramp)[0]
     assert kept[..., 0].float().mean() < kept[..., -1].float().mean()
     context.info = replace(train.info, flip=True)
-    flipped, _ = method.easiest_crop(ramp, 0, teacher, context)
+    flipped = method.easiest_crop(ramp, 0, teacher, context).cut(ramp)[0]
     assert flipped[..., 0].float().mean() > flipped[..., -1].float().mean()
