@@ -167,5 +167,5 @@ def random_levels(scheduler: Any, u: Tensor) -> tuple[Tensor, Tensor, Tensor, st
         sigma = shift * u / (1 + (shift - 1) * u)
         return sigma * steps, 1 - sigma, sigma, "flow_prediction"
     t = (u * len(scheduler.alphas_cumprod)).long()
-    cumulative = scheduler.alphas_cumprod[t]
+    cumulative = scheduler.alphas_cumprod[t].float()  # CogVideoX's are of double precision
     return t, cumulative.sqrt(), (1 - cumulative).sqrt(), scheduler.config.prediction_type

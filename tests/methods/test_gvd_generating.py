@@ -68,10 +68,15 @@ def centres(backbone: Backbone, seed: int) -> Tensor:
     return torch.cat(found).view(6, *backbone.codec.latent_shape)
 
 
+def noises(context: Context, modes: Tensor) -> Tensor:
+    """The noise of each video, which has a generator of its own."""
+    return torch.stack([torch.randn(modes.shape[1:], generator=context.generator_of(number)) for number in range(len(modes))])
+
+
 def test_mgd3_is_its_algorithm_1_on_the_noise_levels_of_its_paper(context: Context, backbone: Backbone) -> None:
     stored = MGD3().distill(TRAIN, BUDGET, context)
     labels, modes = torch.tensor([0, 0, 1, 1, 2, 2]), centres(backbone, context.seed)
-    noise = torch.randn(modes.shape, generator=torch.Generator().manual_seed(0))
+    noise = noises(context, modes)
     by_hand, free = (backbone.codec.decode(ddim(backbone, noise, labels, 4.0, 0, modes, guided=g)) for g in (24, 0))
     assert stored.clips is not None and stored.soft_labels is None
     assert (stored.clips.int() - by_hand.int()).abs().max() <= 1
@@ -85,7 +90,7 @@ def test_d4m_denoises_noised_prototypes(context: Context, backbone: Backbone) ->
     levels = [(1 - ABAR[999 - 20 * i]) ** 0.5 / (ABAR[999 - 20 * i] ** 0.5 + (1 - ABAR[999 - 20 * i]) ** 0.5) for i in range(50)]
     first = next(i for i in range(50) if levels[i] <= 0.769)
     alpha, sigma = float(ABAR[999 - 20 * first]) ** 0.5, float(1 - ABAR[999 - 20 * first]) ** 0.5
-    noise = torch.randn(modes.shape, generator=torch.Generator().manual_seed(0))
+    noise = noises(context, modes)
     by_hand = backbone.codec.decode(ddim(backbone, alpha * modes + sigma * noise, labels, 8.0, first))
     assert stored.clips is not None
     assert (stored.clips.int() - by_hand.int()).abs().max() <= 1
@@ -112,5 +117,5 @@ def test_each_names_what_it_needs_and_declines() -> None:
     assert (Diffusion().native_labels, MGD3().native_labels, D4M().native_labels) == ("hard", "hard", "soft")
     assert "do not fit" in str(MGD3(compose=9).skip(TRAIN.info, BUDGET))
     assert "starts from noise" in str(D4M(backbone="some/pipeline").skip(TRAIN.info, BUDGET))
-    with pytest.raises(ValueError, match="at least 1"):
-        Diffusion(steps=0)
+    with pytest.raises(ValueError, match="must not be negative"):
+        Diffusion(steps=-1)

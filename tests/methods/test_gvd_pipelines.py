@@ -271,7 +271,8 @@ def test_steps_and_scale_are_the_familys_own(saved: dict[str, Path], tmp_path: P
     folder, size = saved["LattePipeline"], SIZES["LattePipeline"]
     for given in ({}, {"steps": 7, "cfg": 1.0}):
         method = GVD(backbone=str(folder), compose=1, soft=False, size=size, **given)  # type: ignore[arg-type]
-        method.distill(TRAIN, Budget(1, TRAIN.info.clip_shape, 2), make_context(tmp_path, codec=codec_of(folder, size)))
+        (scratch := tmp_path / str(len(seen))).mkdir()
+        method.distill(TRAIN, Budget(1, TRAIN.info.clip_shape, 2), make_context(scratch, codec=codec_of(folder, size)))
     assert seen == [(50, 7.5), (7, 1.0)]
 
 

@@ -126,9 +126,11 @@ def test_the_method_declares_and_takes_it(saved: Folders, tmp_path: Path) -> Non
     assert needed["tuned"] == Asset("pipeline_tuning", {"backbone": folder, "how": "lora", "prompt": "a video of {}", "size": size})
     assert PipelineTuning(folder, size=size).assets(TRAIN.info) == {name: needed[name] for name in ("codec", "latents")}
     tensors, context, asset = build(saved, "LattePipeline", tmp_path, lr=0.05)
+    for scratch in ("none", "lora"):
+        (tmp_path / scratch).mkdir()
     plain, tuned = (
         GVD(**{**vars(method), "finetune": finetune}).distill(
-            TRAIN, Budget(1, TRAIN.info.clip_shape, 2), make_context(tmp_path, codec=context.assets["codec"], **assets)
+            TRAIN, Budget(1, TRAIN.info.clip_shape, 2), make_context(tmp_path / finetune, codec=context.assets["codec"], **assets)
         )
         for finetune, assets in (("none", {}), ("lora", {"tuned": asset.load(tensors, context)}))
     )

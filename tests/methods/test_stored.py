@@ -285,7 +285,7 @@ def test_it_keeps_the_contract_of_a_method(requirement: object, stored_subject: 
     try:
         requirement.run(stored_subject)  # type: ignore[attr-defined]
     except NotApplicable:
-        assert requirement.name == "takes_colour"  # type: ignore[attr-defined]
+        assert requirement.name in ("takes_colour", "makes_rows_as_the_whole")  # type: ignore[attr-defined]
 
 
 def run(bench: Path, tmp_path: Path, spec: str) -> tuple[int, str]:
