@@ -193,11 +193,11 @@ def most_likely(kernel: Tensor, k: int) -> Tensor:
 
 def standard_moments(latents: Latents, clips: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every latent value over so many clips; 1 for those that are constant."""
-    count, total, square = 0, 0.0, 0.0
+    total = square = torch.zeros(latents.shape, dtype=torch.float64)
     for z in latents.parts(torch.arange(clips)):
-        count, total, square = count + len(z), total + z.double().sum(0), square + z.double().square().sum(0)
-    mean = torch.as_tensor(total) / count
-    deviation = (torch.as_tensor(square) / count - mean.square()).clamp(min=0).sqrt()
+        total, square = total + z.double().sum(0), square + z.double().square().sum(0)
+    mean = total / clips
+    deviation = (square / clips - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float()
 
 
