@@ -14,7 +14,6 @@ A .pt file may also be one tensor of clips, or a list of clips and labels. Soft 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import pickle
@@ -22,8 +21,9 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -246,22 +246,24 @@ def _open_npz(path: Path) -> dict[str, Entry]:
     with zipfile.ZipFile(path) as archive:
         for file in archive.namelist():
             with archive.open(file) as handle:
-                version = np.lib.format.read_magic(handle)
-                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = header(handle)
+                shape, fortran, dtype = _npy_header(handle)
             if dtype.kind not in "biufU":
                 raise ValueError(f"entry {file} is of type {dtype}")
             name = file.removesuffix(".npy")
             in_order = dtype == np.uint8 and not fortran
-            entries[name] = Entry(tuple(shape), reader(name), functools.partial(_stream_npy, path, file) if in_order else None)
+            entries[name] = Entry(tuple(shape), reader(name), partial(_stream_npy, path, file) if in_order else None)
     return entries
+
+
+def _npy_header(handle: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(handle)
+    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(handle)
 
 
 def _stream_npy(path: Path, file: str, room: ClipWriter) -> None:
     """Write the clips of a member of a .npz file, uint8 in C order, a few at a time."""
     with zipfile.ZipFile(path) as archive, archive.open(file) as handle:
-        header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(handle) == (1, 0) else np.lib.format.read_array_header_2_0
-        header(handle)
+        _npy_header(handle)
         for first in range(0, len(room), BATCH):
             count = min(BATCH, len(room) - first)
             data = bytearray(handle.read(count * math.prod(room.clip_shape)))

@@ -129,6 +129,12 @@ GOOD = "return drawn(train, budget, context)"
         ("", "return first(train, budget).clips", "keeps_its_budget[ipc=1]", "distill must return a DistilledSet, got Tensor"),
         ("", "return DistilledSet({'x': train.clips([0])}, train.labels[:1])", "survives_storage", "Bad has no materialise(tensors)"),
         (
+            "materialise = lambda self, t: t['x']; materialise_rows = lambda self, t, rows: t['x'][:2]",
+            "s = drawn(train, budget, context); return DistilledSet({'x': s.clips}, s.labels)",
+            "makes_rows_as_the_whole",
+            "materialise_rows gives other clips than materialise",
+        ),
+        (
             "",
             "s = drawn(train, budget, context); return DistilledSet.of_clips(s.clips.float(), s.labels)",
             "trains_a_network",
