@@ -37,7 +37,6 @@ from harness import (
     DatasetInfo,
     DistilledSet,
     Log,
-    Metric,
     Split,
     TrainingProtocol,
     method,
@@ -48,7 +47,6 @@ from harness import (
 from methods.pixels import denormalise, follow
 from methods.trajectories import (
     Experts,
-    ExpertTrajectories,
     FollowsExperts,
     draw_batches,
     draw_stretch,
@@ -66,7 +64,6 @@ class DATM(FollowsExperts):
     """Trajectory matching from early to late expert epochs, with learned soft labels (ICLR 2024)."""
 
     native_labels = "soft"
-    metrics = (Metric("synthetic_lr", doc="The learned rate alpha after the last iteration."), *ExpertTrajectories.metrics)
 
     first_start: int = 0
     """Earliest expert epoch that a student starts at (released: 0 for small budgets, 20 to 40 for large ones)."""

@@ -20,7 +20,7 @@ starts with (released: those of a real batch); clips start from random real ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 import torch
@@ -110,7 +110,7 @@ class DC:
         return self.outer or outer, self.inner or inner
 
 
-def class_gradient(network: nn.Module, clips: Tensor, label: int, graph: bool = False) -> Sequence[Tensor]:
+def class_gradient(network: nn.Module, clips: Tensor, label: int, graph: bool = False) -> tuple[Tensor, ...]:
     """Gradient in the network's parameters of the mean cross-entropy of clips of one class; with ``graph`` differentiable in the clips.
 
     Without one a CPU takes the clips in parts: the gradient is the same, the memory that of a part.

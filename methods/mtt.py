@@ -28,11 +28,10 @@ from typing import Annotated
 
 import torch
 
-from harness import Budget, Context, DistilledSet, Log, Metric, Split, method
+from harness import Budget, Context, DistilledSet, Log, Split, method
 from methods.pixels import denormalise, follow, real_clips
 from methods.trajectories import (
     Experts,
-    ExpertTrajectories,
     MatchesExperts,
     draw_batches,
     draw_stretch,
@@ -45,8 +44,6 @@ from methods.trajectories import (
 @method("mtt")
 class MTT(MatchesExperts):
     """Trajectory matching: training on the distilled clips moves a network as the real clips do (CVPR 2022)."""
-
-    metrics = (Metric("synthetic_lr", doc="The learned rate alpha after the last iteration."), *ExpertTrajectories.metrics)
 
     iterations: int = 8000
     """Optimisation steps (released: 8,000)."""

@@ -101,6 +101,8 @@ class ExpertTrajectories:
 class FollowsExperts:
     """The parameters of the experts, for a method that matches their trajectories."""
 
+    metrics = (Metric("synthetic_lr", doc="The learned rate alpha after the last iteration."), *ExpertTrajectories.metrics)
+
     network: str = "convnet3d"
     """Evaluator whose trajectories are matched."""
     experts: int = 30

@@ -21,12 +21,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from harness import Budget, Context, DistilledSet, Log, Metric, Split, method
+from harness import Budget, Context, DistilledSet, Log, Split, method
 from methods.pixels import follow
 from methods.static_dynamic import Memories, StaticDynamic
 from methods.trajectories import (
     Experts,
-    ExpertTrajectories,
     MatchesExperts,
     draw_batches,
     draw_stretch,
@@ -39,8 +38,6 @@ from methods.trajectories import (
 @method("vdsd_mtt")
 class VDSDMTT(StaticDynamic, MatchesExperts):
     """Static-dynamic disentanglement on trajectory matching: still images, dynamic memories and one convolution (CVPR 2024)."""
-
-    metrics = (Metric("synthetic_lr", doc="The learned rate alpha after the last iteration."), *ExpertTrajectories.metrics)
 
     iterations: int = 10_000
     """Steps of stage 2 (released: 10,000)."""
