@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.info import DatasetInfo
 from harness.executors import Outcome
 from harness.job import Job
 from harness.store import Store
 from tests.conftest import PROJECT, TINY
+from tests.test_ray_books import task
 from tests.test_shipping import VIDEOS, videos
 from tests.test_store import K, record
 
@@ -105,14 +105,6 @@ def until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
     while not what():
         assert time.monotonic() < deadline, "it does not come to pass"
         time.sleep(0.2)
-
-
-def task(name: str, **more: object) -> Job:
-    info = DatasetInfo("tiny", ("a",), (1, 1, 1, 1), (1,), (1,), True, "d")
-    spec = record().spec
-    fields: dict[str, object] = {"key": K, "identity": K, "kind": "distill", "name": name, "spec": spec, "inputs": {}, "info": info}
-    places = {"results": "", "cache": "", "data_root": "", "plugins": (), "device": "cpu", "deterministic": True}
-    return Job(**{**fields, **places, "cpus": 1, "gpus": 0.0, "timeout": 600.0, "sweep": "s", "origin": {}, **more})  # type: ignore[arg-type]
 
 
 def stub() -> type:
