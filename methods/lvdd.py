@@ -191,11 +191,11 @@ def most_likely(kernel: Tensor, k: int) -> Tensor:
 
 def standard_moments(train: Split, codec: Codec, context: Context) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every latent value over the training split; 1 for those that are constant."""
-    count, total, square = 0, 0.0, 0.0
+    total, square = torch.zeros(2, *codec.latent_shape, dtype=torch.float64, device=context.device)
     for z in encode_in_parts(codec, train, torch.arange(len(train)), context.device):
-        count, total, square = count + len(z), total + z.double().sum(0), square + z.double().square().sum(0)
-    mean = torch.as_tensor(total) / count
-    deviation = (torch.as_tensor(square) / count - mean.square()).clamp(min=0).sqrt()
+        total, square = total + z.double().sum(0), square + z.double().square().sum(0)
+    mean = total / len(train)
+    deviation = (square / len(train) - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(deviation > 1e-6, deviation, 1.0).float()
 
 
