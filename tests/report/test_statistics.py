@@ -18,6 +18,7 @@ from harness.report.statistics import (
     sign_flip,
     sign_flips,
     smallest_sign_flip_p,
+    studentised_range,
     t_interval,
 )
 
@@ -120,3 +121,17 @@ def test_several_sign_flip_tests_are_the_single_ones() -> None:
     exact = np.array(several[0])
     every = [abs(float(exact @ np.array(s))) for s in itertools.product((1, -1), repeat=5)]
     assert sign_flips(several)[0] == pytest.approx(np.mean(np.array(every) >= abs(exact.sum()) - 1e-9))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 12])
+@pytest.mark.parametrize("freedom", [1, 2, 4, 22, 243, math.inf])
+def test_the_studentised_range_is_that_of_scipy(groups: int, freedom: float) -> None:
+    for q in (1.0, 3.0, 6.0, 20.0):
+        assert studentised_range(q, groups, freedom) == pytest.approx(stats.studentized_range.cdf(q, groups, freedom), abs=1e-7)
+
+
+def test_friedman_and_ranks_are_those_of_scipy_with_ties_too() -> None:
+    rng = np.random.default_rng(1)
+    for scores in (rng.random((9, 4)), rng.integers(0, 4, (12, 5)).astype(float)):
+        assert friedman(scores) == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue, rel=1e-9)
+        assert average_ranks(scores) == pytest.approx(stats.rankdata(-scores, axis=1).mean(axis=0))
