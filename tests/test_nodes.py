@@ -14,9 +14,7 @@ def nodes(*sizes: tuple[int, int]) -> Nodes:
 
 def test_two_gpus_are_not_one_on_each_of_two_nodes() -> None:
     pair = nodes((4, 1), (4, 1))
-    assert pair.refusal(Shape(1, 2)) == (
-        "it needs 2 GPUs on one node, and no node has more than 1 (2 nodes with 2 GPUs in all): lower its gpus in [resources]"
-    )
+    assert pair.refusal(Shape(1, 2)) == "it needs 2 GPUs on one node, and no node has more than 1"
     assert pair.place(Shape(1, 2), []) is None
     assert nodes((4, 1), (4, 2)).refusal(Shape(1, 2)) is None
     assert nodes((4, 1), (4, 2)).place(Shape(1, 2), []) == Node("b", "host-b", 4, 2)

@@ -81,14 +81,14 @@ class Reference:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def begin(cluster: bool = True, **sizes: tuple[int, int]) -> tuple[PlayedRay, module.RayExecutor]:
+    def begin(cluster: bool = True, autoscale: bool = False, **sizes: tuple[int, int]) -> tuple[PlayedRay, module.RayExecutor]:
         ray = PlayedRay(**sizes)
         monkeypatch.setattr(module, "connect", lambda workers: (ray, True))
         monkeypatch.setattr(module, "parts_of_this_node", lambda ray: {})
         monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
         monkeypatch.setattr(module.RayExecutor, "_on", staticmethod(lambda node: node))
         monkeypatch.setenv("RAY_ADDRESS", "x") if cluster else monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        return ray, module.RayExecutor(Store(tmp_path))
+        return ray, module.RayExecutor(Store(tmp_path), autoscale=autoscale)
 
     return begin
 
@@ -163,3 +163,31 @@ def test_nodes_that_cannot_do_a_kind_of_task_are_left_out(start: Any) -> None:
     assert executor.fit(task("other", kind="evaluate")) == Fit("now")
     ray.sizes["c"] = (1, 0)
     assert executor.fit(job) == Fit("now") and executor.notes() == ["node host-c joined: 1 CPUs, 0 GPUs"]
+
+
+def test_what_is_missing_is_asked_for_once_and_taken_back(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[dict[str, float]]] = []
+
+    def request(executor: module.RayExecutor, wanted: list[dict[str, float]]) -> None:
+        asked.append(wanted)
+        executor._asked = wanted
+
+    monkeypatch.setattr(module.RayExecutor, "_request", request)
+    _, fixed = start(a=(1, 0))
+    fixed.expect([task("one")])
+    fixed.close()
+    assert asked == [], "a cluster of a fixed size is asked for nothing"
+    ray, executor = start(autoscale=True, a=(1, 0))
+    cards = task("two cards", gpus=2.0)
+    fit = executor.fit(cards)
+    assert fit.when == "asked" and fit.why == "it needs 2 GPUs on one node, and no node has more than 0; the cluster was asked for a node"
+    for _ in range(2):
+        executor.expect([cards, task("one")])
+    assert asked == [[{"CPU": 1, "GPU": 2.0}, {"CPU": 1}]]
+    ray.sizes["b"] = (4, 2)
+    assert executor.fit(cards) == Fit("now")
+    executor.submit(cards)
+    executor.expect([])
+    assert asked[1:] == [[{"CPU": 1, "GPU": 2.0}]], "what runs is needed still"
+    executor.close()
+    assert asked[-1] == []

@@ -68,10 +68,7 @@ class Nodes:
             return None
         most = max((node.gpus for node in self.present.values()), default=0)
         if shape.gpus > most:
-            return (
-                f"it needs {shape.gpus:g} GPUs on one node, and no node has more than {most} "
-                f"({len(self.present)} nodes with {self.gpus} GPUs in all): lower its gpus in [resources]"
-            )
+            return f"it needs {shape.gpus:g} GPUs on one node, and no node has more than {most}"
         return f"it needs {shape}, and no node has as much"
 
     def place(
