@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from harness import code
 from harness.errors import PluginError, UnknownNameError, UsageError, did_you_mean
 from harness.guard import GUARD
-from harness.names import natural_key, parse_spec
+from harness.names import natural_key, parse_spec, split_list
 from harness.plugin import KINDS, ROOT_FIELD
 from harness.spec import PluginSpec
 from harness.stopping import Stop
@@ -291,9 +291,18 @@ def read_params(cls: type, given: Mapping[str, Any], where: str) -> dict[str, An
     for key in given:
         if key not in types:
             raise UsageError(f"{where} has no parameter {key!r}{did_you_mean(key, types)}")
-    values = {k: None if v == "none" and _mentions(types[k], "None", "Optional") else v for k, v in given.items()}
+    values = {key: _as_value(value, types[key]) for key, value in given.items()}
     plugin = _instance(cls, values, where)
     return {name: to_jsonable(_as_path(getattr(plugin, name), annotation)) for name, annotation in types.items()}
+
+
+def _as_value(value: Any, annotation: str) -> Any:
+    """What text stands for: "none" where a parameter may be None, "[1,2]" where it is a list."""
+    if value == "none" and _mentions(annotation, "None", "Optional"):
+        return None
+    if isinstance(value, str) and value[:1] + value[-1:] == "[]" and _mentions(annotation, "tuple", "list"):
+        return split_list(value[1:-1])
+    return value
 
 
 def to_jsonable(value: Any) -> Any:

@@ -29,3 +29,12 @@ def test_malformed_specs_are_refused(bad: str) -> None:
 
 def test_natural_order() -> None:
     assert sorted(["ipc10", "ipc1", "10", "ipc5", "2", "ipc"], key=natural_key) == ["ipc", "ipc1", "ipc5", "ipc10", "2", "10"]
+
+
+def test_a_parameter_that_is_a_list_is_written_in_brackets() -> None:
+    from harness.registry import Registry
+
+    params = Registry().resolve("method", "gvd[backbone=some/pipeline,size=[9,16,32]]").spec.params
+    assert params["size"] == [9, 16, 32]
+    with pytest.raises(UsageError, match="size"):
+        Registry().resolve("method", "gvd[size=[9,wide,16]]")
