@@ -17,6 +17,7 @@ class Job:
     sweep: id of the command that runs it.
     origin: what the driver knows of its provenance: version, commit, platform, executor, concurrency. foreign: the plugins that it and
     its inputs rest on and that are not built in; only tasks of the same ones share a process. predictions: what an evaluation keeps.
+    keeps: its inputs may have been made by other code than the present.
     """
 
     key: str
@@ -39,3 +40,4 @@ class Job:
     origin: Mapping[str, object]
     foreign: tuple[str, ...] = ()
     predictions: Keep = "none"
+    keeps: bool = False

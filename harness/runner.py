@@ -399,6 +399,7 @@ class _Run:
             sweep=self.sweep.id,
             origin={**self.provenance, "executor": run.executor, "concurrency": len(self.running), "lost": self.lost[task.key]},
             foreign=task.foreign,
+            keeps=run.stale == "keep",
             predictions=run.predictions,
         )
 

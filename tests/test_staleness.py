@@ -58,6 +58,33 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+LEARNED = """
+import torch
+
+from harness import Asset, Budget, Context, DatasetInfo, DistilledSet, Split, asset, method
+
+
+@asset("level")
+class Level:
+    def build(self, train: Split, context: Context) -> dict[str, torch.Tensor]:
+        return {"level": torch.zeros(1)}
+
+    def load(self, tensors: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
+        return tensors["level"]
+
+
+@method("learner")
+class Learner:
+    def assets(self, info: DatasetInfo) -> dict[str, Asset]:
+        return {"level": Asset("level")}
+
+    def distill(self, train: Split, budget: Budget, context: Context) -> DistilledSet:
+        assert context.assets["level"] == 0
+        rows = torch.cat([train.indices_of(label)[: budget.ipc] for label in range(budget.classes)])
+        return DistilledSet.of_clips(train.clips(rows), train.labels[rows])
+"""
+
+
 def run_in(checkout: Path, bench: Path, results: Path, *arguments: str, verb: str = "run") -> str:
     command = [sys.executable, "-m", "harness", verb, "--results", str(results), *arguments]
     if verb == "run":
@@ -107,6 +134,25 @@ def test_kept_results_of_other_code_are_marked(checkout: Path, bench: Path, tmp_
     assert all(after[k] == r for k, r in before.items())
     (kept,) = [s.kept for s in Store(results).read_sweeps() if s.kept]
     assert set(kept) <= set(before) and len([k for k in kept if before[k].kind == "evaluate"]) == 3
+
+
+def test_a_kept_asset_of_other_code_is_read_by_new_tasks(bench: Path, tmp_path: Path) -> None:
+    """What took hours serves another seed, with ``--stale keep``, after the code that made it has changed."""
+    plugin, results = tmp_path / "learned.py", tmp_path / "results"
+    plugin.write_text(LEARNED, encoding="utf-8")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", "run", "--config", str(bench), "--plugin", str(TINY), "--plugin", str(plugin)]
+        command += ["--results", str(results), "--methods", "learner", "--ipc", "1", "--no-reference", *arguments]
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+    assert run("--seeds", "1").returncode == 0
+    edit(plugin, "torch.zeros(1)", "torch.ones(1)")
+    done = run("--seeds", "2", "--stale", "keep")
+    assert done.returncode == 0 and "they are kept" in done.stdout, done.stdout + done.stderr
+    records = Store(results).read_records()[0].values()
+    assert len([r for r in records if r.kind == "asset" and r.name.startswith("level")]) == 1
+    assert sorted(r.spec.seed for r in records if r.kind == "distill") == [0, 1]  # type: ignore[union-attr]
 
 
 def helped(folder: Path) -> Path:

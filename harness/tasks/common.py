@@ -103,7 +103,7 @@ class Work:
 
     def builder(self, spec: PluginSpec) -> Callable[[], nn.Module]:
         """What makes a freshly initialised evaluator network for this dataset."""
-        plugin: EvaluatorPlugin = self.registry.revive("evaluator", spec).create()
+        plugin: EvaluatorPlugin = self.registry.revive("evaluator", spec, self.job.keeps).create()
         info = self.job.info
         return lambda: plugin.build(info.clip_shape, len(info.classes))
 
@@ -112,7 +112,7 @@ class Work:
         record = self.record_of(key, "asset")
         spec = record.spec
         assert isinstance(spec, AssetSpec)
-        plugin: AssetPlugin = self.registry.revive("asset", spec.asset).create()
+        plugin: AssetPlugin = self.registry.revive("asset", spec.asset, self.job.keeps).create()
         seed = self.seed("asset", spec.asset.name)
         inputs = {name: k for name, k in record.inputs.items() if name != "data"}
         with seeded(seed):

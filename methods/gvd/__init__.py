@@ -116,9 +116,11 @@ class GVD(Generating):
         instances, arrival = self.room(budget, context), Arrival(context.scratch / "arrival.npy", videos)
         latents_of_train, clock = latents_of(backbone.codec, train, context), Clock("gvd", "video")
         modes: dict[int, Tensor] = {}
+        steps = self.steps or backbone.steps
         for first in range(0, videos, self.batch):
             numbers = torch.arange(first, min(first + self.batch, videos))
             if instances.has(first, len(numbers)):  # an interrupted attempt made them
+                self._tell(context, first, len(numbers), videos, steps, steps)
                 continue
             classes, own = numbers // per_class, numbers % per_class
             modes = self._modes(classes.unique().tolist(), modes, latents_of_train, train, per_class, context)
