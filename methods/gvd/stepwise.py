@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,8 @@ class Stepwise(ABC):
         first = self.step
         saved, clock = time.monotonic(), None
         while self.step < self.steps:
-            generator = torch.Generator().manual_seed((self.seed << 32) + self.step)  # of this step: a resumed run draws the same
+            # Of this step: a resumed run draws the same. Hashed, because torch takes the low 32 bits of a seed alone.
+            generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, self.step)).generate_state(1)[0]))
             self.losses.append(self.take_step(generator))
             self.step += 1
             if self.step - first in (1, 1 + TIMED_STEPS):

@@ -150,6 +150,21 @@ def test_training_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: pytes
     assert are_equal(weights(whole), weights(train(tmp_path / "cut", 6)))
 
 
+def test_another_seed_draws_other_batches_and_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes the low 32 bits of a seed: one that differs in the high bits alone would draw the same."""
+    drawn: list[int] = []
+
+    def draw(self: Trainer, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(int(torch.randint(1 << 30, (), generator=generator)))
+        return torch.zeros(())
+
+    monkeypatch.setattr(Trainer, "take_step", draw)
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        train(tmp_path / str(seed), 3, seed=seed)
+    assert len(set(drawn)) == 6
+
+
 def test_it_says_how_long_it_will_take_and_how_far_it_is(
     contexts: ContextFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
