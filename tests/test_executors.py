@@ -133,18 +133,19 @@ def test_a_time_limit_counts_from_the_last_progress_on_ray(monkeypatch: pytest.M
     """What the driver reads of two tasks, one of which gets no further; a task that waits for resources has no time yet."""
     from harness.executors import ray
 
-    now, beats, killed = [0.0], {"a": {"done": 0, "total": 9}, "b": {"done": 0, "total": 9}}, []
+    now, beats, killed = [1.0], {"a": {"done": 0, "total": 9}, "b": {"done": 0, "total": 9}}, []
     monkeypatch.setattr("harness.executors.ray.time", SimpleNamespace(monotonic=lambda: now[0]))
     executor: Any = object.__new__(ray.RayExecutor)
     executor._busy, executor._ray = {}, SimpleNamespace(kill=killed.append)
-    executor._store = SimpleNamespace(read_json=lambda name: beats.get(name[8:-5]), remove=lambda name: None)
+    executor._store = SimpleNamespace(read_json=lambda name: beats.get(name[8:-5]), remove=lambda name: None, pace=0.5)
+    executor._expired = 0.0
     for name in ("a", "b", "c"):
         job: Any = SimpleNamespace(key=name, timeout=10, kind="evaluate")
         slot: Any = SimpleNamespace(actor=name)
         executor._busy[name] = ray._Running(job, slot)
     outcomes = []
     for step in range(4):
-        now[0], beats["a"] = 6.0 * step, {"done": step, "total": 9}
+        now[0], beats["a"] = 1 + 6.0 * step, {"done": step, "total": 9}
         outcomes += executor._expire()
     assert killed == ["b"] and set(executor._busy) == {"a", "c"}
     assert [(o.key, o.status, o.reason) for o in outcomes] == [("b", "timeout", "made no progress for 10 s, its limit")]
