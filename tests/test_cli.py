@@ -255,10 +255,11 @@ def test_ctrl_c_marks_and_resumes(bench: Path, tmp_path: Path) -> None:
 
 
 def start_beside(bench: Path, tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[str], dict[str, dict]]:
-    """A run that sleeps in its second method, and the records after another run on the same results folder did the rest of the work."""
+    """A run that sleeps in its evaluation, and the records after another run on the same results folder did that. Sets and assets are
+    leased, so that no two runs make them."""
     marker, results = tmp_path / "marker", tmp_path / "results"
     command = [sys.executable, "-m", "harness", "run", "--config", str(bench), "--plugin", str(TINY), "--results", str(results)]
-    command += ["--methods", f"misbehave[how=slow-once,marker={marker}],first", "--ipc", "1", "--seeds", "1", "--no-reference"]
+    command += ["--methods", "first", "--evaluators", f"tiny-net[marker={marker}],tiny-net", "--ipc", "1", "--seeds", "1", "--no-reference"]
     process = subprocess.Popen([*command, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 60
     while not Path(f"{marker}.sleeps").exists():
@@ -281,7 +282,7 @@ def test_ctrl_c_leaves_what_another_run_has_done(bench: Path, tmp_path: Path) ->
 def test_what_another_run_has_done_is_not_done_again(bench: Path, tmp_path: Path) -> None:
     process, done = start_beside(bench, tmp_path, "--timeout", "25")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output  # its distillation came too late, but all cells are there
+    assert process.returncode == 0, output  # its evaluation came too late, but all cells are there
     cells = {k: r for k, r in done.items() if r["kind"] == "evaluate"}
     assert len(cells) == 2
     assert {k: r for k, r in records(tmp_path).items() if r["kind"] == "evaluate"} == cells

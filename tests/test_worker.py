@@ -39,7 +39,7 @@ def test_a_heartbeat_says_how_long_is_left(monkeypatch: pytest.MonkeyPatch) -> N
     """From the speed of this attempt: what an earlier one had done counts for nothing. A call that says nothing new is no progress."""
     now, written, moved = [0.0], [], []
     monkeypatch.setattr("harness.worker.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0))
-    store: Any = SimpleNamespace(write_json=lambda name, value: written.append((value["done"], value["left"])))
+    store: Any = SimpleNamespace(pace=0.5, write_json=lambda name, value: written.append((value["done"], value["left"])))
     job: Any = SimpleNamespace(key="k", name="n")
     beat = Heartbeat(store, job, lambda: moved.append(now[0]))
     for now[0], done in ((10.0, 6), (14.0, 8), (15.0, 8), (20.0, 9)):
