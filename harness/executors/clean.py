@@ -22,10 +22,10 @@ from harness.errors import HarnessError
 from harness.executors import Outcome
 from harness.job import Job
 from harness.record import Record
-from harness.worker import TaskTimeout
+from harness.worker import TaskTimeout, run_job
 
 PRELOADED = ("torch", "sklearn.cluster", "harness.worker", "harness.tasks.asset", "harness.tasks.distill")
-"""What the server imports: all that most methods need, and nothing that starts threads or touches a GPU."""
+"""What the server imports: all that most methods need, and nothing that touches a GPU."""
 _SET_PARENT_DEATH_SIGNAL = 1
 _FURTHER, _QUIET_SECONDS = "further", 0.5
 """What a task sends when it got further, and the time between two of these."""
@@ -44,6 +44,7 @@ def run_in_clean_process(job: Job) -> Outcome:
     with _main_left_out():
         process.start()
     sender.close()
+    assert process.pid is not None
     answer: Record | HarnessError | str | None = _FURTHER
     try:
         while answer == _FURTHER:
@@ -51,7 +52,7 @@ def run_in_clean_process(job: Job) -> Outcome:
             answer = _answer(receiver)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
         receiver.close()
     if isinstance(answer, HarnessError):
@@ -82,8 +83,6 @@ def _run(job: Job, sender: Connection) -> None:
     """In the new process."""
     os.setsid()
     _end_with_parent()
-    from harness.worker import run_job
-
     told = time.monotonic()
 
     def on_progress() -> None:
